@@ -1,0 +1,106 @@
+"""The embedded world: questions to records, with nothing to download.
+
+    python -m data_gen.run --config=configs/data_gen/world.py --workdir=DIR
+
+Arguments: `world.py:size=tiny,variant=k1`.
+
+    size     quickstart, or tiny (a few images, for tests)
+    variant  what the student learns from; all share questions, programs and
+             runs, which `--config.reuse=DIR` takes from a finished workdir:
+      filtered    programs whose answer is right (the method)
+      unfiltered  the first program that ran, whatever it answers
+      k1          filtered, of one program instead of five
+      clean       the world's own rationales: an upper bound
+      pseudo      no labels: one program's answer and trace, not filtered
+      mismatched  rationales of other questions: a control
+
+Source of the sizes, k and the temperature: Hu et al., Visual Program
+Distillation (arXiv:2312.03052) for the last two; the sizes are our own.
+"""
+
+import ml_collections
+
+SIZES = {
+  "quickstart": {
+    "train": {"num_images": 2000, "num_shards": 8},
+    "validation": {"num_images": 300, "num_shards": 2},
+    "test_iid": {"num_images": 500, "num_shards": 2},
+    "test_phrase": {"num_images": 200, "num_shards": 1},
+    "test_relation": {"num_images": 200, "num_shards": 1},
+  },
+  "tiny": {
+    "train": {"num_images": 8, "num_shards": 2},
+    "validation": {"num_images": 3, "num_shards": 1},
+    "test_iid": {"num_images": 3, "num_shards": 1},
+    "test_phrase": {"num_images": 2, "num_shards": 1},
+    "test_relation": {"num_images": 2, "num_shards": 1},
+  },
+}
+VARIANTS = {
+  "filtered": {},
+  "unfiltered": {"filter": {"mode": "unfiltered"}},
+  "k1": {"filter": {"max_programs": 1}},
+  "clean": {"writer": {"rationales": "reference"}},
+  "pseudo": {
+    "filter": {"mode": "unfiltered", "labels": "none", "max_programs": 1},
+    "max_drop_share": {"examples": 0.5},
+  },
+  "mismatched": {"writer": {"rationales": "mismatched"}},
+}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The config; `arg` is "key=value,key=value" of the file's docstring."""
+  size, variant = _arguments(arg, size="quickstart", variant="filtered")
+  config = ml_collections.ConfigDict()
+  config.name = "world"
+  config.seed = 0
+  config.num_workers = 2
+  config.stages = (
+    "questions",
+    "programs",
+    "runs",
+    "choices",
+    "rationales",
+    "examples",
+  )
+  config.splits = SIZES[size]
+  config.source = {"name": "world"}
+  config.questions = {"on_bad_image": "error"}
+  config.llm = {"name": "grammar"}
+  config.sampling = {
+    "num_programs": 5,
+    "temperature": 0.5,
+    "prompt": "vpd_v1",
+  }
+  config.tools = {
+    "find": {"name": "world_find"},
+    "visual_question_answering": {"name": "world_vqa"},
+    "compute_depth": {"name": "world_depth"},
+    "ocr": {"name": "world_ocr"},
+    "language_question_answering": {"name": "world_knowledge"},
+    "image_caption": {"name": "world_caption"},
+  }
+  config.sandbox = {"wall_time_s": 5.0, "cpu_s": 2, "memory_mb": 512}
+  config.filter = {"mode": "filtered", "labels": "gold"}
+  config.rationale = {"form": "short"}
+  config.writer = {"rationales": "program"}
+  config.max_drop_share = {}
+  for section, changes in VARIANTS[variant].items():
+    config[section].update(changes)
+  config.reuse = ""
+  return config
+
+
+def _arguments(arg: str, **defaults: str) -> list[str]:
+  """Values of "key=value,key=value", in the order of the defaults."""
+  items = (item.partition("=") for item in arg.split(",") if item)
+  given = {key: value for key, _, value in items}
+  unknown = sorted(set(given) - set(defaults))
+  if unknown:
+    raise ValueError(f"unknown arguments {unknown}; there are: {[*defaults]}")
+  values = {**defaults, **given}
+  for key, known in {"size": SIZES, "variant": VARIANTS}.items():
+    if key in values and values[key] not in known:
+      raise ValueError(f"{key}={values[key]!r} is not one of {[*known]}")
+  return list(values.values())

@@ -1,0 +1,88 @@
+r"""Distils program rationales into the embedded world's student.
+
+    python -m vpd_jax.train --config=configs/world_vpd.py --workdir=runs/vpd
+    python -m vpd_jax.train --config=configs/world_vpd.py:arm=twin \
+        --workdir=runs/twin
+    python -m vpd_jax.evaluate --config=configs/world_vpd.py --workdir=runs/vpd
+
+Machine: one CPU core; benchmarks/quickstart.md has the times. Data: what
+`python -m data_gen.run --config=configs/data_gen/world.py` wrote.
+
+Arms, all from one base, one data set, one order, one number of steps:
+  vpd                 L = L_label + L_rationale
+  twin                labels only: the Instruct twin of the paper
+  twin_equal_compute  labels only, for as many FLOPs as vpd takes
+  clean               vpd on rationales right by construction: an upper bound
+  replay              labels, and the base's own tasks at equal weight
+  label_free          vpd, picked on a validation split that has labels;
+                      data_dir must be of the variant "pseudo"
+Other data (unfiltered, k1, mismatched) is another --config.data_dir.
+
+Source of the recipe: Hu et al., arXiv:2312.03052, Eq. 1 and appendix B.3 for
+the loss, prompts and betas; sizes, steps and learning rate were chosen for a
+CPU, see docs/decisions/0004-quickstart-recipe.md.
+"""
+
+import ml_collections
+
+from vpd_jax import config_arg
+
+STEPS = 2400
+# Train FLOPs of one vpd step over those of one twin step, by XLA's count; a
+# test compiles both and compares.
+EQUAL_COMPUTE = 2.6
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The experiment; `arg` is like "arm=twin,seed=1"."""
+  arg = config_arg.parse(arg, arm="vpd", seed=0, steps=STEPS)
+  is_label_only = arg.arm in ("twin", "twin_equal_compute", "replay")
+  c = ml_collections.ConfigDict()
+  c.arm = arg.arm
+  c.seed = arg.seed
+  c.total_steps = arg.steps
+  if arg.arm == "twin_equal_compute":
+    c.total_steps = round(arg.steps * EQUAL_COMPUTE)
+  c.log_every_steps = 50
+  c.data_dir = "runs/quickstart/world/examples"
+  c.init = "weights/world_base.npz"
+
+  c.input = dict(
+    data=dict(world=dict(dir=c.get_ref("data_dir"), split="train", weight=1.0)),
+    batch_size=32,
+    image_px=48,
+    lengths=dict(prompt=40, label=3, rationale=36),
+    vocab="world",
+    cache=True,
+  )
+  if arg.arm == "clean":
+    c.input.rationale_field = "reference_rationale"
+  if arg.arm == "replay":
+    c.input.batch_size = 64
+    c.input.lengths.label = 48
+    c.input.data.base = dict(
+      dir="runs/quickstart/base/examples",
+      split="train",
+      weight=1.0,
+      label_suffix="",
+    )
+  c.model = dict(name="pali", size="world")
+  c.loss = dict(name="fused", rationale_weight=0.0 if is_label_only else 1.0)
+  c.optim = dict(
+    lr=8e-4, warmup_steps=100, b1=0.9, b2=0.98, weight_decay=0.02, clip_norm=1.0
+  )
+  c.sharding = dict(strategy="data_parallel", mesh=dict(data=-1))
+
+  def vqa(split, **options):
+    return dict(name="vqa", dir=c.get_ref("data_dir"), split=split, **options)
+
+  modes = ("direct",) if is_label_only else ("direct", "rationale")
+  c.evaluators = dict(
+    validation=vqa("validation", every_steps=c.total_steps // 8),
+    test_iid=vqa("test_iid", modes=modes),
+    test_phrase=vqa("test_phrase", modes=modes),
+    test_relation=vqa("test_relation", modes=modes),
+  )
+  c.select = "validation/direct_accuracy"
+  c.checkpoint = dict(every_steps=c.total_steps // 8, keep=2)
+  return c

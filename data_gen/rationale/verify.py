@@ -1,0 +1,88 @@
+"""Checks that a rationale says what its trace says, and no more."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from data_gen.trace import events
+from vpd_jax.evaluators import scoring
+
+NO_FACT = "no_fact"
+TOO_LONG = "too_long"
+TOO_MANY_SENTENCES = "too_many_sentences"
+ANSWER_NOT_KEPT = "answer_not_kept"
+BOX_NOT_IN_TRACE = "box_not_in_trace"
+NUMBER_NOT_IN_TRACE = "number_not_in_trace"
+
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)")
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+
+
+def fault(
+  rationale: str,
+  answer: str,
+  trace: Sequence[events.Event],
+  *,
+  max_chars: int = 600,
+  max_sentences: int | None = None,
+) -> str:
+  """Why a rationale must not be used; "" if it may.
+
+  Args:
+    rationale: the text.
+    answer: that it must end with.
+    trace: that it was made from; every box and number of the rationale is in
+      it, or in the answer.
+    max_chars: longest text.
+    max_sentences: most sentences; None for a form without sentences.
+
+  Returns:
+    One of this module's reasons, or "".
+  """
+  if not rationale.strip():
+    return NO_FACT
+  if len(rationale) > max_chars:
+    return TOO_LONG
+  num_sentences = len(_SENTENCE_END.findall(rationale))
+  if max_sentences is not None and num_sentences > max_sentences:
+    return TOO_MANY_SENTENCES
+  if not _ends_with(rationale, answer):
+    return ANSWER_NOT_KEPT
+  boxes = {box for event in trace for box in _boxes(event)}
+  if not boxes.issuperset(scoring.boxes_in(rationale)):
+    return BOX_NOT_IN_TRACE
+  texts = [text for event in trace for text in _texts(event)]
+  numbers = set(_numbers([*texts, answer, scoring.normalize(answer)]))
+  numbers.update(str(len(e.value)) for e in trace if isinstance(e.value, list))
+  if not numbers.issuperset(_numbers([rationale])):
+    return NUMBER_NOT_IN_TRACE
+  return ""
+
+
+def _ends_with(text: str, answer: str) -> bool:
+  if text.rstrip(" .").casefold().endswith(answer.rstrip(" .").casefold()):
+    return bool(answer)
+  wanted = scoring.normalize(answer).split()
+  words = scoring.normalize(text).split()
+  return bool(wanted) and words[-len(wanted) :] == wanted
+
+
+def _boxes(event: events.Event) -> Iterable[tuple[int, ...]]:
+  if event.box is not None:
+    yield tuple(event.box)
+  if isinstance(event.value, list):
+    yield from (tuple(box) for box in event.value)
+  elif isinstance(event.value, str):
+    yield from scoring.boxes_in(event.value)
+
+
+def _texts(event: events.Event) -> Iterable[str]:
+  yield str(event.value)
+  if event.box is not None:
+    yield " ".join(str(c) for c in event.box)
+  for argument in event.arguments.values():
+    yield str(argument)
+
+
+def _numbers(texts: Iterable[str]) -> Iterable[str]:
+  for text in texts:
+    yield from _NUMBER.findall(text)

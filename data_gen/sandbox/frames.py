@@ -1,0 +1,77 @@
+"""Frames between host and worker: a length and plain JSON, never pickle.
+
+The host reads what a hostile program may have written: lengths are checked
+before anything is read, and depth is left to the JSON parser's own guard.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from typing import Any
+
+MAX_FRAME_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
+_LENGTH = struct.Struct(">I")
+
+
+class FrameError(ValueError):
+  """Bytes that are no frame."""
+
+
+def encode(value: Any) -> bytes:
+  """A frame of a plain value.
+
+  Raises:
+    FrameError: if it is not plain, has NaN, or is over MAX_FRAME_BYTES.
+  """
+  try:
+    body = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+  except (TypeError, ValueError, RecursionError) as e:
+    raise FrameError(f"not plain data: {e}") from e
+  if len(body) > MAX_FRAME_BYTES:
+    raise FrameError(
+      f"a frame of {len(body)} bytes; at most {MAX_FRAME_BYTES} are sent"
+    )
+  return _LENGTH.pack(len(body)) + body
+
+
+class Reader:
+  """Reads frames from `read(n)`, which returns 1 to n bytes, none at the end."""
+
+  def __init__(self, read: Callable[[int], bytes]):
+    self._read = read
+    self._ahead = bytearray()
+
+  def next(self) -> Any:
+    """The next frame's value.
+
+    Raises:
+      EOFError: if the other side closed, also in the middle of a frame.
+      FrameError: if what came is no frame.
+    """
+    (length,) = _LENGTH.unpack(self._take(_LENGTH.size))
+    if length > MAX_FRAME_BYTES:
+      raise FrameError(f"a frame of {length} bytes announced")
+    body = self._take(length)
+    try:
+      return json.loads(body)
+    except (ValueError, RecursionError) as e:
+      raise FrameError(f"not JSON: {e}") from e
+
+  def _take(self, size):
+    while len(self._ahead) < size:
+      chunk = self._read(_CHUNK_BYTES)
+      if not chunk:
+        raise EOFError
+      self._ahead += chunk
+    data = bytes(self._ahead[:size])
+    del self._ahead[:size]
+    return data
+
+
+def write(fd: int, data: bytes) -> None:
+  """Writes all of `data`, waiting as long as that takes."""
+  view = memoryview(data)
+  while view:
+    view = view[os.write(fd, view) :]

@@ -1,0 +1,142 @@
+"""Captioning, finding and reading tasks of the embedded world.
+
+What the base model is tuned on before any question is asked, as PaLI's own
+pretraining is a mixture of such tasks. Images have streams of their own, so
+none of them is an image of `data_gen.sources.world`, whatever the seed. The
+phrases that the world's composition splits hold out do occur here: it is
+questions that have not been asked about them, not words that are new.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from data_gen import records
+from data_gen.sources import _render, _scene, _view, world
+
+SPLITS = ("train", "validation")
+TASKS = ("caption", "find", "at", "words")
+NONE = "none"
+# Of find prompts: red square, square, red, thing.
+_FIND_WEIGHTS = (0.4, 0.25, 0.25, 0.1)
+# Find prompts drawn from what the image shows; the rest from all phrases.
+_SHOWN_SHARE = 0.7
+_MOST_DRAWS = 50
+
+
+def read(
+  *,
+  split: str,
+  shard: int,
+  num_shards: int,
+  seed: int,
+  num_images: int,
+  preset: str = "quickstart",
+  tasks: Mapping[str, int] | None = None,
+  setting: Mapping[str, Any] | None = None,
+) -> Iterator[records.Question]:
+  """Yields the tasks of one shard, image by image; a task is the family.
+
+  Args:
+    split: one of SPLITS.
+    shard, num_shards: which contiguous part of the images.
+    seed: of the whole data set.
+    num_images: in the split, over all shards.
+    preset, setting: as in `data_gen.sources.world.read`.
+    tasks: how many of each of TASKS per image; none given: caption 1, find
+      2, at 1. "words" needs a setting with words.
+
+  Raises:
+    ValueError: for an unknown name, with those that exist.
+  """
+  made = world.make_setting(preset, setting)
+  counts = {"caption": 1, "find": 2, "at": 1} if tasks is None else dict(tasks)
+  if split not in SPLITS:
+    raise ValueError(f"split={split!r} is not one of {SPLITS}.")
+  unknown = sorted(set(counts) - set(TASKS))
+  if unknown:
+    raise ValueError(f"tasks {unknown} do not exist; there are {TASKS}.")
+  if counts.get("words") and not made.words:
+    raise ValueError("tasks has words, but the setting prints no words.")
+  stream = zlib.crc32(f"base-{split}".encode())
+  for index in range(*world.shard_range(num_images, shard, num_shards)):
+    rng = np.random.default_rng([seed, stream, index])
+    scene = _scene.sample_scene(rng, made)
+    image = _render.encode_jpeg(
+      _render.render(scene, made, rng), made.jpeg_quality
+    )
+    image_id = f"world_base-{split}-{index:07d}"
+    rows = _rows(scene, made, counts, _view.Draw(rng))
+    for number, (task, prompt, answer) in enumerate(rows):
+      yield records.Question(
+        question_id=f"{image_id}-{number}",
+        image_id=image_id,
+        question=prompt,
+        answers=(answer,),
+        split=split,
+        family=task,
+        objects=tuple(o.box for o in scene.objects),
+        image=image,
+      )
+
+
+def _rows(scene, setting, counts, draw):
+  """(task, prompt, answer) of one image, no prompt twice."""
+  rows: dict[str, tuple[str, str, str]] = {}
+  makers: dict[str, Callable] = {
+    "caption": _caption,
+    "find": _find,
+    "at": _at,
+    "words": _words,
+  }
+  for task, count in counts.items():
+    wanted = len(rows) + count
+    for _ in range(_MOST_DRAWS):
+      if len(rows) == wanted:
+        break
+      prompt, answer = makers[task](scene, setting, draw)
+      rows.setdefault(prompt, (task, prompt, answer))
+  return list(rows.values())
+
+
+def _text(box):
+  return " ".join(map(str, box))
+
+
+def _caption(scene, setting, draw):
+  del setting, draw
+  answer = " ; ".join(
+    f"{_text(o.box)} {o.color} {o.kind}" for o in scene.objects
+  )
+  return "Caption the image.", answer
+
+
+def _find(scene, setting, draw):
+  form = draw.weighted(range(4), _FIND_WEIGHTS)
+  if draw.chance() < _SHOWN_SHARE:
+    o = draw.pick(scene.objects)
+    color, kind = o.color, o.kind
+  else:
+    color, kind = draw.pick(setting.colors), draw.pick(setting.kinds)
+  color, kind = ((color, kind), ("", kind), (color, ""), ("", ""))[form]
+  found = [
+    _text(o.box)
+    for o in scene.objects
+    if color in ("", o.color) and kind in ("", o.kind)
+  ]
+  phrase = " ".join(filter(None, (color, kind))) or "thing"
+  return f"Find {phrase}.", " , ".join(found) or NONE
+
+
+def _at(scene, setting, draw):
+  del setting
+  o = draw.pick(scene.objects)
+  return f"What is at {_text(o.box)}?", f"{o.color} {o.kind}"
+
+
+def _words(scene, setting, draw):
+  del setting, draw
+  read_words = [f"{_text(o.box)} {o.word}" for o in scene.objects if o.word]
+  return "Read the words.", " ; ".join(read_words) or NONE

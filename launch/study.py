@@ -1,0 +1,256 @@
+"""Runs a whole study: data, students side by side, evaluation, report.
+
+    python launch/study.py quickstart --workdir=runs/quickstart
+    python launch/study.py reproduce --workdir=runs/reproduce
+
+Only calls the package's own commands, each of which resumes: run again after
+an interruption, it goes on where it was. Students train in two lanes, each on
+its own half of the machine's cores.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+NUM_LANES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """One student.
+
+  Attributes:
+    name: of its folder, and in tables.
+    arm: argument of configs/world_vpd.py.
+    variant: of the data, argument of configs/data_gen/world.py.
+    cost: rough share of the whole study, to balance the lanes.
+  """
+
+  name: str
+  arm: str
+  variant: str = "filtered"
+  cost: float = 1.0
+
+
+QUICKSTART = (
+  Arm("vpd", "vpd", cost=3.0),
+  Arm("twin", "twin", cost=1.0),
+  Arm("twin_equal_compute", "twin_equal_compute", cost=2.5),
+)
+REPRODUCE = (
+  *QUICKSTART,
+  Arm("clean", "vpd", "clean", 3.0),
+  Arm("unfiltered", "vpd", "unfiltered", 3.0),
+  Arm("k1", "vpd", "k1", 3.0),
+  Arm("pseudo", "vpd", "pseudo", 3.0),
+  Arm("pseudo_twin", "twin", "pseudo", 1.0),
+  Arm("replay", "replay", cost=3.5),
+  Arm("mismatched", "vpd", "mismatched", 3.0),
+)
+
+
+class Study:
+  """The folders of a study, and how its commands are run."""
+
+  def __init__(self, workdir: pathlib.Path):
+    self.workdir = workdir
+    self.runs = workdir / "runs"
+    self._lock = threading.Lock()
+    self._timings_path = workdir / "timings.json"
+
+  def data(self, variant: str) -> pathlib.Path:
+    """Workdir of a data variant."""
+    name = "world" if variant == "filtered" else f"world_{variant}"
+    return self.workdir / name
+
+  def run(
+    self, name: str, command: Sequence[str], cores: Sequence[int] = ()
+  ) -> None:
+    """Runs a command of this Python, on some cores; ends the study if it fails.
+
+    Seconds add up in WORKDIR/timings.json over interrupted runs.
+    """
+    start = time.monotonic()
+
+    def pin():
+      if cores:
+        os.sched_setaffinity(0, cores)
+
+    done = subprocess.run(
+      [sys.executable, *command], preexec_fn=pin, check=False
+    )
+    with self._lock:
+      timings = {}
+      if self._timings_path.exists():
+        timings = json.loads(self._timings_path.read_text())
+      seconds = timings.get(name, 0.0) + time.monotonic() - start
+      timings[name] = round(seconds, 1)
+      self._timings_path.write_text(json.dumps(timings, indent=2) + "\n")
+    if done.returncode:
+      sys.exit(
+        f"error: {name} ended with code {done.returncode}; its message is"
+        " above. Run the same command again to go on from here."
+      )
+
+  def make_data(self, variant: str) -> None:
+    """Generates a variant; all but the first reuse its questions and runs."""
+    command = [
+      "-m",
+      "data_gen.run",
+      f"--config=configs/data_gen/world.py:variant={variant}",
+      f"--workdir={self.data(variant)}",
+    ]
+    if variant != "filtered":
+      command.append(f"--config.reuse={self.data('filtered')}")
+    self.run(f"data {variant}", command)
+
+  def train(self, arm: Arm, seed: int, name: str, cores: list[int]) -> None:
+    """Trains and evaluates one student."""
+    folder = self.runs / name
+    if (folder / "evaluation.json").exists():
+      return
+    flags = [
+      f"--config=configs/world_vpd.py:arm={arm.arm},seed={seed}",
+      f"--config.arm={name}",
+      f"--config.data_dir={self.data(arm.variant) / 'examples'}",
+      f"--workdir={folder}",
+    ]
+    if seed:
+      base = self.workdir / f"base-s{seed}" / "world_base.npz"
+      flags.append(f"--config.init={base}")
+    if arm.arm == "replay":
+      base_data = self.workdir / "base_data" / "examples"
+      flags.append(f"--config.input.data.base.dir={base_data}")
+    self.run(f"train {name}", ["-m", "vpd_jax.train", *flags], cores)
+    self.run(f"evaluate {name}", ["-m", "vpd_jax.evaluate", *flags], cores)
+
+  def report(self) -> None:
+    """Writes WORKDIR/report and prints the table."""
+    data = [self.data("filtered")]
+    photos = self.workdir / "photos"
+    if (photos / "examples" / "manifest.json").exists():
+      data.append(photos)
+    self.run(
+      "report",
+      [
+        "-m",
+        "data_gen.make_report",
+        f"--data={','.join(map(str, data))}",
+        f"--runs={self.runs}",
+        f"--out={self.workdir / 'report'}",
+      ],
+    )
+
+
+def in_lanes(jobs: Sequence[tuple[float, object]], do) -> None:
+  """Does jobs (cost, job) in lanes of cores; a lane takes the next dearest."""
+  cores = sorted(os.sched_getaffinity(0))
+  lanes = min(NUM_LANES, len(cores))
+  waiting = [job for _, job in sorted(jobs, key=lambda pair: -pair[0])]
+  failures: list[BaseException] = []
+  lock = threading.Lock()
+
+  def work(lane: int) -> None:
+    mine = cores[lane * len(cores) // lanes : (lane + 1) * len(cores) // lanes]
+    while True:
+      with lock:
+        if failures or not waiting:
+          return
+        job = waiting.pop(0)
+      try:
+        do(job, mine)
+      except BaseException as e:  # SystemExit of a failed command included.
+        failures.append(e)
+
+  threads = [threading.Thread(target=work, args=(n,)) for n in range(lanes)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  if failures:
+    raise failures[0]
+
+
+def quickstart(study: Study) -> None:
+  """One seed, three arms, the shipped base."""
+  study.make_data("filtered")
+  in_lanes(
+    [(arm.cost, arm) for arm in QUICKSTART],
+    lambda arm, cores: study.train(arm, 0, arm.name, cores),
+  )
+  study.report()
+
+
+def reproduce(study: Study, seeds: int) -> None:
+  """All arms, several seeds of student and base."""
+  for variant in dict.fromkeys(arm.variant for arm in REPRODUCE):
+    study.make_data(variant)
+
+  def make_base(seed: int, cores: list[int]) -> None:
+    folder = study.workdir / f"base-s{seed}"
+    if (folder / "world_base.npz").exists():
+      return
+    study.run(
+      f"base s{seed}",
+      [
+        "launch/make_base.py",
+        f"--workdir={folder}",
+        f"--data={study.workdir / 'base_data'}",
+        f"--seed={seed}",
+        f"--out={folder / 'world_base.npz'}",
+      ],
+      cores,
+    )
+
+  study.run(
+    "data base",
+    [
+      "-m",
+      "data_gen.run",
+      "--config=configs/data_gen/world_base.py",
+      f"--workdir={study.workdir / 'base_data'}",
+    ],
+  )
+  in_lanes([(1.0, seed) for seed in range(1, seeds)], make_base)
+  jobs = [
+    (arm.cost, (arm, seed)) for arm in REPRODUCE for seed in range(seeds)
+  ]
+  in_lanes(
+    jobs,
+    lambda job, cores: study.train(
+      job[0], job[1], f"{job[0].name}-s{job[1]}", cores
+    ),
+  )
+  study.report()
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("study", choices=("quickstart", "reproduce"))
+  parser.add_argument("--workdir", required=True, type=pathlib.Path)
+  parser.add_argument("--seeds", type=int, default=3, help="of reproduce")
+  args = parser.parse_args()
+  try:
+    args.workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    sys.exit(f"error: cannot make the folder {args.workdir}: {e.strerror}")
+  study = Study(args.workdir)
+  if args.study == "quickstart":
+    quickstart(study)
+  else:
+    reproduce(study, args.seeds)
+  page = args.workdir / "report" / "index.html"
+  print(f"\nReport: {page.resolve()}")
+
+
+if __name__ == "__main__":
+  main()

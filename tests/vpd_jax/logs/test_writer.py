@@ -1,0 +1,85 @@
+"""metrics.jsonl and TensorBoard hold each step once, also after a resume."""
+
+import json
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from vpd_jax.input import tfrecord
+from vpd_jax.logs import writer
+
+
+def _write(folder, steps, **options):
+  log = writer.Writer(folder, **options)
+  for step in steps:
+    log.write(step, {"loss": step / 10})
+  log.close()
+
+
+def _events(folder):
+  events = []
+  for path in sorted((folder / "tensorboard").iterdir()):
+    with open(path, "rb") as file:
+      for payload in tfrecord.read_frames(file, path.name):
+        events.append(event_pb2.Event.FromString(payload))
+  return events
+
+
+def test_lines_and_events_hold_the_values(tmp_path):
+  _write(tmp_path, [1, 2])
+  assert writer.read(tmp_path) == [
+    {"step": 1, "loss": 0.1},
+    {"step": 2, "loss": 0.2},
+  ]
+  scalars = [
+    (event.step, value.tag, round(value.simple_value, 5))
+    for event in _events(tmp_path)
+    for value in event.summary.value
+  ]
+  assert scalars == [(1, "loss", 0.1), (2, "loss", 0.2)]
+
+
+@pytest.mark.parametrize("resume_step", [0, 2, 3, 9])
+def test_a_resumed_run_has_each_step_once(tmp_path, resume_step):
+  _write(tmp_path, [1, 2, 3, 4])
+  _write(tmp_path, range(resume_step + 1, 12), resume_step=resume_step)
+  steps = [row["step"] for row in writer.read(tmp_path)]
+  kept = [step for step in (1, 2, 3, 4) if step <= resume_step]
+  assert steps == kept + list(range(resume_step + 1, 12))
+  starts = [e.step for e in _events(tmp_path) if e.HasField("session_log")]
+  assert resume_step + 1 in starts
+
+
+def test_a_line_cut_short_is_dropped(tmp_path):
+  _write(tmp_path, [1, 2])
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(path.read_text() + '{"step": 3, "lo')
+  _write(tmp_path, [3], resume_step=2)
+  assert [row["step"] for row in writer.read(tmp_path)] == [1, 2, 3]
+
+
+def test_a_broken_line_is_named(tmp_path):
+  (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"loss": 1}\n')
+  message = r"metrics.jsonl:2: not a line of metrics: '\{\"loss\": 1\}'"
+  with pytest.raises(ValueError, match=message):
+    writer.Writer(tmp_path)
+  with pytest.raises(ValueError, match=message):
+    writer.read(tmp_path)
+
+
+def test_lines_are_json_whatever_the_value(tmp_path):
+  log = writer.Writer(tmp_path)
+  log.write(1, {"a": float("nan"), "b": float("inf"), "c": 1})
+  line = (tmp_path / "metrics.jsonl").read_text()  # There before `close`.
+  log.close()
+  assert json.loads(line, parse_constant=pytest.fail) == {
+    "step": 1,
+    "a": None,
+    "b": None,
+    "c": 1.0,
+  }
+
+
+def test_an_inactive_writer_writes_nothing(tmp_path):
+  _write(tmp_path / "run", [1], is_active=False)
+  assert not (tmp_path / "run").exists()

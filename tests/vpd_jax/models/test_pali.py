@@ -1,0 +1,152 @@
+"""PaLI: what its parts compute, and laws of the whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from vpd_jax import step
+from vpd_jax.models import attention, layers, vit
+from vpd_jax.models.pali import sizes
+
+
+@pytest.fixture(scope="module")
+def model():
+  return step.merge(*tiny.pali())
+
+
+@pytest.fixture(scope="module")
+def inputs():
+  batch = tiny.on_device(tiny.batch())
+  keys = ("image", "rationale_prompt", "rationale_target")
+  return [batch[key] for key in keys]
+
+
+def test_padding_of_the_prompt_changes_nothing(model, inputs):
+  image, prompt, target = inputs
+  padded = jnp.pad(prompt, ((0, 0), (0, 5)))
+  np.testing.assert_allclose(
+    model(image, prompt, target), model(image, padded, target), atol=1e-5
+  )
+
+
+def test_a_target_token_changes_only_what_comes_after_it(model, inputs):
+  image, prompt, target = inputs
+  changed = target.at[:, 4].set((target[:, 4] + 1) % tiny.VOCAB)
+  a, b = model(image, prompt, target), model(image, prompt, changed)
+  # The token at 4 is the decoder's input at 5.
+  np.testing.assert_allclose(a[:, :5], b[:, :5], atol=1e-6)
+  assert float(jnp.abs(a[:, 5:] - b[:, 5:]).max()) > 1e-3
+
+
+def test_image_and_prompt_are_both_read(model, inputs):
+  image, prompt, target = inputs
+  logits = model(image, prompt, target)
+  other_image = model(255 - image, prompt, target)
+  other_prompt = model(image, prompt[::-1], target)
+  assert float(jnp.abs(logits - other_image).max()) > 1e-3
+  assert float(jnp.abs(logits - other_prompt).max()) > 1e-3
+
+
+def test_cached_decoding_is_the_full_forward(model, inputs):
+  image, prompt, target = inputs
+  logits_BTV = model(image, prompt, target)
+  encoded, mask = model.encode(model.encode_image(image), prompt)
+  cross = model.decoder.cross_keys_values(encoded)
+  cache = model.init_cache(len(target), target.shape[1])
+  token = jnp.zeros((len(target),), jnp.int32)
+  for position in range(target.shape[1]):
+    logits_BV, cache = model.decode_next(
+      token, jnp.asarray(position), cross, mask, cache
+    )
+    np.testing.assert_allclose(logits_BV, logits_BTV[:, position], atol=1e-5)
+    token = target[:, position]
+
+
+def test_patches_by_hand():
+  #  0  1 | 2  3      one channel; squares of side 2, row by row
+  #  4  5 | 6  7
+  x = jnp.arange(8.0).reshape(1, 2, 4, 1)
+  by_hand = [[[[0, 1, 4, 5], [2, 3, 6, 7]]]]
+  np.testing.assert_array_equal(vit.patches(x, 2), by_hand)
+
+
+def test_stem_in_steps_sees_a_whole_patch_and_nothing_else():
+  """A pixel changes the stem's output at its own 16-pixel patch alone."""
+  graphdef, params = tiny.pali(
+    **{k: sizes.WORLD[k] for k in ("stem", "vit_heads", "vit_mlp_width")},
+    vit_depth=0,
+  )
+  tower = step.merge(graphdef, params).vit
+  image = np.zeros((1, 48, 48, 3), np.uint8)
+  changed = image.copy()
+  changed[0, 20, 40, 1] = 255  # Row 1, column 2 of the patches.
+  difference = np.abs(np.asarray(tower(image) - tower(changed))).max(-1)[0]
+  assert difference[5] > 1e-3
+  assert np.delete(difference, 5).max() == 0
+
+
+def test_image_size_must_be_a_multiple_of_the_patch():
+  with pytest.raises(ValueError, match="image_size=50.*try 48"):
+    tiny.pali(image_size=50)
+
+
+def test_unknown_size_lists_those_that_exist():
+  with pytest.raises(KeyError, match=r"'huge'.*debug"):
+    sizes.get("huge")
+
+
+@pytest.mark.parametrize(
+  "distance,is_causal,bucket",
+  [
+    # Eight buckets up to distance 16. Causal: 0..3 exact, then log.
+    (0, True, 0),
+    (-3, True, 3),
+    (-4, True, 4),
+    (-8, True, 6),
+    (-100, True, 7),
+    (5, True, 0),
+    # Both ways: half the buckets each, of which two exact.
+    (0, False, 0),
+    (-1, False, 1),
+    (1, False, 5),
+    (-100, False, 3),
+    (100, False, 7),
+  ],
+)
+def test_relative_buckets(distance, is_causal, bucket):
+  found = attention.relative_bucket(
+    jnp.asarray(distance), is_causal=is_causal, buckets=8, max_distance=16
+  )
+  assert int(found) == bucket
+
+
+def test_embedding_by_product_is_embedding_by_lookup(monkeypatch):
+  from flax import nnx
+
+  table = layers.Embedding(50, 8, rngs=nnx.Rngs(0))
+  tokens = jnp.array([[0, 3, 49]])
+  by_product = table(tokens)
+  monkeypatch.setattr(layers, "ONE_HOT_ROWS", 0)
+  np.testing.assert_allclose(by_product, table(tokens), atol=1e-6)
+
+
+def test_norms_by_hand():
+  x = jnp.array([[3.0, -3.0, 3.0, 3.0]])
+  rms = layers.RMSNorm(4)(x)
+  np.testing.assert_allclose(rms, [[1, -1, 1, 1]], atol=1e-5)
+  # Mean 1.5, standard deviation sqrt(6.75).
+  ln = layers.LayerNorm(4)(x)
+  np.testing.assert_allclose(ln, (x - 1.5) / np.sqrt(6.75), atol=1e-5)
+
+
+def test_every_parameter_has_one_axis_name_per_dimension():
+  from flax import nnx
+
+  graphdef, params = tiny.pali()
+  state = nnx.state(step.merge(graphdef, params), nnx.Param)
+  variables = [v for _, v in nnx.to_flat_state(state)]
+  assert len(variables) == len(jax.tree.leaves(params)) > 30
+  for variable in variables:
+    assert len(variable.get_metadata()["axes"]) == variable[...].ndim

@@ -1,0 +1,261 @@
+"""Saves and restores a run: its state, its input position, its notes.
+
+A checkpoint is an Orbax folder, CHECKPOINTS/STEP/, that appears by rename when
+it is complete. Arrays are stored by name (`trees.flatten_with_names`), so a
+checkpoint of another model is refused with a list of names, and the mesh may
+differ from the one that saved it. The small file format for weights that ship
+with the package is at the end.
+"""
+
+import logging
+import os
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from vpd_jax import trees
+
+_ITEMS = ("state", "notes")
+
+
+class Store:
+  """Checkpoints of one run. In a run of several processes, all call it."""
+
+  def __init__(
+    self,
+    directory: str | os.PathLike,
+    keep: int = 2,
+    *,
+    is_read_only: bool = False,
+  ):
+    """Opens the folder; makes it unless `is_read_only`.
+
+    Args:
+      directory: of the checkpoints.
+      keep: how many of the latest stay.
+      is_read_only: refuse to save; for use by evaluation.
+
+    Raises:
+      FileNotFoundError: if it is read only and not there.
+      OSError: if it cannot be made or written.
+    """
+    self._directory = pathlib.Path(directory).absolute()
+    if is_read_only and not self._directory.is_dir():
+      raise FileNotFoundError(
+        f"no checkpoint folder {self._directory}. Train first, with the same"
+        " workdir."
+      )
+    if not is_read_only:
+      _make_writable(self._directory)
+      if jax.process_index() == 0:
+        _set_aside_incomplete(self._directory)
+      if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"open {self._directory}")
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      item_handlers={
+        "state": ocp.StandardCheckpointHandler(),
+        "notes": ocp.JsonCheckpointHandler(),
+      },
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        enable_async_checkpointing=True,
+        cleanup_tmp_directories=not is_read_only,
+        read_only=is_read_only,
+      ),
+    )
+
+  def latest_step(self) -> int | None:
+    """Step of the latest complete checkpoint; None: there is none."""
+    return max(self._steps(), default=None)
+
+  def save(
+    self,
+    step: int,
+    state: Any,
+    input_state: Mapping[str, Any],
+    meta: Mapping[str, Any],
+  ) -> None:
+    """Starts to save; returns as soon as `state` may be overwritten.
+
+    Checkpoints at this step or later belong to a run that was cut off and is
+    now done again from an earlier one: they are replaced.
+
+    Args:
+      step: the checkpoint's number.
+      state: tree of arrays.
+      input_state: JSON-safe, from `TrainBatches.get_state`.
+      meta: JSON-safe.
+
+    Raises:
+      OSError: if this or the previous checkpoint cannot be written.
+    """
+    notes = {"input_state": dict(input_state), "meta": dict(meta)}
+    arrays = trees.nest(trees.flatten_with_names(state))
+    try:
+      stale = [s for s in self._manager.all_steps() if s >= step]
+      if stale:
+        self._manager.wait_until_finished()  # One may still be under way.
+      for stale_step in stale:
+        self._manager.delete(stale_step)
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(arrays),
+          notes=ocp.args.JsonSave(notes),
+        ),
+        force=True,
+      )
+    except (OSError, ValueError) as e:
+      raise self._cannot_write(e) from e
+
+  def wait(self) -> None:
+    """Waits for the save that is under way; OSError if it failed."""
+    try:
+      self._manager.wait_until_finished()
+    except (OSError, ValueError) as e:
+      raise self._cannot_write(e) from e
+
+  def restore(
+    self, step: int, abstract_state: Any
+  ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Reads a checkpoint.
+
+    Args:
+      step: one that is there.
+      abstract_state: tree of ShapeDtypeStructs with shardings, or of arrays:
+        the structure, and where the arrays go.
+
+    Returns:
+      (state, input_state, meta) as they were saved.
+
+    Raises:
+      FileNotFoundError: if there is no complete checkpoint of that step.
+      ValueError: if it is of another model; lists the names that differ.
+    """
+    self.wait()
+    if step not in self._steps():
+      raise FileNotFoundError(
+        f"{self._directory} has no complete checkpoint of step {step}; it has"
+        f" {self._steps()}"
+      )
+    expected = trees.flatten_with_names(abstract_state)
+    metadata = self._manager.item_metadata(step)["state"]
+    saved = trees.flatten_with_names(metadata.tree)
+    trees.check_same(
+      saved, expected, f"checkpoint {self._directory / str(step)}"
+    )
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(trees.nest(expected)),
+        notes=ocp.args.JsonRestore(),
+      ),
+    )
+    arrays = trees.flatten_with_names(restored["state"])
+    notes = restored["notes"]
+    state = trees.unflatten_like(abstract_state, arrays)
+    return state, notes["input_state"], notes["meta"]
+
+  def _steps(self) -> list[int]:
+    steps = self._manager.all_steps()
+    return [s for s in steps if _is_complete(self._directory / str(s))]
+
+  def _cannot_write(self, error: Exception) -> OSError:
+    return OSError(
+      f"cannot write a checkpoint to {self._directory}: {error}. Free some"
+      " space, or check who may write there; run again, and training goes on"
+      f" from the last complete checkpoint (step {self.latest_step()})."
+    )
+
+
+def save_params(
+  path: str | os.PathLike, params: Any, dtype: str = "float16"
+) -> None:
+  """Writes weights as one compressed .npz, same bytes for the same weights.
+
+  Args:
+    path: of the file; replaced in one move if it is there.
+    params: tree of float arrays.
+    dtype: to store them in: "float16", or "float32" for no loss.
+
+  Raises:
+    ValueError: if a weight is too large for float16.
+  """
+  path = pathlib.Path(path)
+  stored = {}
+  for name, value in trees.flatten_with_names(params).items():
+    full = np.asarray(jax.device_get(value)).astype(np.float32)
+    with np.errstate(over="ignore"):
+      stored[name] = full.astype(dtype)
+    if not np.array_equal(np.isfinite(full), np.isfinite(stored[name])):
+      raise ValueError(
+        f"{name} has a weight of {np.abs(full).max():g}, too large for"
+        f" {dtype}; save with dtype='float32'."
+      )
+  unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+  with open(unfinished, "wb") as file:
+    np.savez_compressed(file, **stored)
+  os.replace(unfinished, path)
+
+
+def load_params(path: str | os.PathLike, abstract_params: Any) -> Any:
+  """Reads what `save_params` wrote.
+
+  Args:
+    path: of the file.
+    abstract_params: tree of arrays or ShapeDtypeStructs: names, shapes and
+      dtypes to load.
+
+  Returns:
+    A tree like `abstract_params` of numpy arrays.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it is damaged, or of another model; lists the names.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      stored = {name: file[name] for name in file.files}
+  except (zipfile.BadZipFile, ValueError, EOFError) as e:
+    raise ValueError(f"{path} is no complete .npz of weights: {e}") from e
+  expected = trees.flatten_with_names(abstract_params)
+  trees.check_same(stored, expected, os.fspath(path))
+  cast = {name: stored[name].astype(expected[name].dtype) for name in expected}
+  return trees.unflatten_like(abstract_params, cast)
+
+
+def _make_writable(directory: pathlib.Path) -> None:
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    is_writable = os.access(directory, os.W_OK)
+    reason = "you may not write there"
+  except OSError as e:
+    is_writable, reason = False, str(e)
+  if not is_writable:
+    raise OSError(
+      f"cannot keep checkpoints in {directory}: {reason}. Choose another"
+      " workdir."
+    )
+
+
+def _is_complete(folder: pathlib.Path) -> bool:
+  # Orbax writes this file last, before the rename that shows the folder.
+  return (folder / "_CHECKPOINT_METADATA").is_file() and all(
+    (folder / item).is_dir() for item in _ITEMS
+  )
+
+
+def _set_aside_incomplete(directory: pathlib.Path) -> None:
+  """Renames STEP folders that are not complete, so that Orbax skips them."""
+  for folder in sorted(directory.iterdir()):
+    if folder.name.isdigit() and not _is_complete(folder):
+      logging.warning("checkpoint %s is not complete; set aside", folder)
+      aside = folder.with_name(f"{folder.name}.incomplete.{os.getpid()}")
+      folder.rename(aside)

@@ -1,0 +1,72 @@
+r"""Restores a run's best parameters and runs the config's evaluators once.
+
+    python -m vpd_jax.evaluate --config=configs/world_vpd.py --workdir=runs/vpd
+
+Writes to the workdir, per split: predictions-SPLIT.jsonl; and evaluation.json
+with accuracies and what the training cost.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from vpd_jax import entry
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment to run.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Of the run to evaluate.")
+
+
+def main(_) -> None:
+  """Runs the flags' config."""
+  from vpd_jax import host
+
+  host.keep_freed_memory()
+  evaluate(CONFIG.value, WORKDIR.value)
+
+
+def evaluate(config, workdir: str) -> None:
+  """Evaluates a finished run.
+
+  Raises:
+    FileNotFoundError: if the run in `workdir` has not finished.
+    ValueError: if they are of another model.
+  """
+  import json
+  import pathlib
+  import time
+
+  from vpd_jax import build, run_record
+  from vpd_jax.checkpoint import store
+  from vpd_jax.logs import progress
+
+  parts = build.build(config)
+  evaluators = build.evaluators(config, parts)
+  folder = pathlib.Path(workdir)
+  training = run_record.read_training(folder)
+  best = store.Store(folder / "best", is_read_only=True)
+  abstract = {"params": parts.state.params}
+  saved, _, _ = best.restore(training["best_step"], abstract)
+  report = training | {"splits": {}}
+  bar = progress.Progress(f"evaluate {config.arm}", len(evaluators), 0)
+  for number, (name, evaluator) in enumerate(evaluators.items(), start=1):
+    evaluator.warm_up(saved["params"])
+    start = time.perf_counter()
+    rows = evaluator.predict(saved["params"])
+    seconds = time.perf_counter() - start
+    run_record.replace_text(
+      folder / f"predictions-{name}.jsonl",
+      "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+    )
+    report["splits"][name] = evaluator.score(rows) | {
+      "num_questions": len(rows),
+      "seconds_per_question": seconds / len(rows),
+    }
+    bar.update(number, **evaluator.score(rows))
+  bar.close()
+  run_record.replace_text(
+    folder / "evaluation.json", json.dumps(report, indent=2) + "\n"
+  )
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "workdir"])
+  entry.run(main)

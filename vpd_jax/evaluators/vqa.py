@@ -1,0 +1,151 @@
+"""Answers by greedy decoding, scored by exact match after normalisation.
+
+Two ways of answering, from one set of weights: "direct" asks for the answer;
+"rationale" asks for the rationale, and reads the answer off its end. VPD
+answers benchmarks directly (Hu et al., arXiv:2312.03052, section 3.2).
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vpd_jax import step
+from vpd_jax.decode import loop
+from vpd_jax.evaluators import rationale, scoring
+from vpd_jax.input import pipeline
+from vpd_jax.sharding import place
+
+MODES = ("direct", "rationale")
+
+
+class Evaluator:
+  """Predicts and scores one split of a data set.
+
+  Args:
+    parts: what the config built.
+    dir, split: of the data set.
+    modes: which of MODES to run.
+    batch_size: questions decoded at once.
+    label_suffix, rationale_suffix: as in `input.tasks.to_arrays`.
+  """
+
+  def __init__(
+    self,
+    *,
+    parts: Any,
+    dir: str,
+    split: str,
+    modes: Sequence[str] = ("direct",),
+    batch_size: int = 200,
+    **prompt_options: str,
+  ):
+    unknown = sorted(set(modes) - set(MODES))
+    if unknown:
+      raise ValueError(f"modes {unknown} are unknown; there are {MODES}.")
+    place.check_batch_size(batch_size, parts.batch_sharding)
+    self._parts, self._modes = parts, tuple(modes)
+    self._dir, self._split = dir, split
+    self._batch_size, self._prompt_options = batch_size, prompt_options
+    self._batches: list | None = None
+
+  def predict(self, params: step.Params) -> list[dict[str, Any]]:
+    """One row per question, in file order.
+
+    Returns:
+      Rows with example_id, image_id, family, question, answers, and per mode
+      its text, answer and whether that is correct; None for a mode not run.
+    """
+    rows = []
+    for batch, records in self._load():
+      texts = {mode: self._decode(params, batch, mode) for mode in self._modes}
+      for index, record in enumerate(records):
+        row = {
+          key: record[key]
+          for key in ("example_id", "image_id", "family", "question", "answers")
+        }
+        direct = texts.get("direct", {}).get(index)
+        text = texts.get("rationale", {}).get(index)
+        answer = None if text is None else rationale.answer_of(text)
+        row |= {
+          "direct": direct,
+          "direct_is_correct": _is_correct(direct, record),
+          "rationale": text,
+          "rationale_answer": answer,
+          "rationale_is_correct": _is_correct(answer, record),
+        }
+        rows.append(row)
+    return rows
+
+  def score(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Share of right answers in rows of `predict`, per mode."""
+    return {
+      f"{mode}_accuracy": float(
+        np.mean([row[f"{mode}_is_correct"] for row in rows])
+      )
+      for mode in self._modes
+    }
+
+  def run(self, params: step.Params) -> dict[str, float]:
+    """Accuracy of each mode."""
+    return self.score(self.predict(params))
+
+  def warm_up(self, params: step.Params) -> None:
+    """Compiles, and reads the data, so that a timed `predict` does neither."""
+    batch, _ = self._load()[0]
+    for mode in self._modes:
+      self._decode(params, batch, mode)
+
+  def _load(self):
+    # Kept: an evaluator that runs every few hundred steps would otherwise
+    # decode the same pictures each time.
+    if self._batches is None:
+      self._batches = list(
+        pipeline.eval_batches(
+          self._dir,
+          self._split,
+          self._parts.tokenizer,
+          self._parts.lengths,
+          self._batch_size,
+          image_px=self._parts.image_px,
+          **self._prompt_options,
+        )
+      )
+    return self._batches
+
+  def _decode(self, params, batch, mode) -> dict[int, str]:
+    parts = self._parts
+    task = "label" if mode == "direct" else "rationale"
+    inputs = {"image": batch["image"], "prompt": batch[f"{task}_prompt"]}
+    inputs = place.put_batch(inputs, parts.batch_sharding)
+    ids = _greedy(
+      params,
+      inputs["image"],
+      inputs["prompt"],
+      graphdef=parts.graphdef,
+      max_new_tokens=getattr(parts.lengths, task),
+      eos_id=parts.tokenizer.eos_id,
+    )
+    texts = [parts.tokenizer.decode(row) for row in np.asarray(ids).tolist()]
+    return dict(enumerate(texts))
+
+
+@functools.partial(
+  jax.jit, static_argnames=("graphdef", "max_new_tokens", "eos_id")
+)
+def _greedy(params, image, prompt, *, graphdef, max_new_tokens, eos_id):
+  return loop.greedy(
+    step.merge(graphdef, params),
+    image,
+    prompt,
+    max_new_tokens=max_new_tokens,
+    eos_id=eos_id,
+  )
+
+
+def _is_correct(answer: str | None, record) -> bool | None:
+  if answer is None:
+    return None
+  return scoring.exact_match(answer, record["answers"])

@@ -1,0 +1,79 @@
+"""Shardings for a state and a batch; putting arrays on the mesh."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vpd_jax.sharding import rules as rules_lib
+
+
+def param_shardings(
+  params: nnx.State, mesh: jax.sharding.Mesh, strategy: str
+) -> Any:
+  """A NamedSharding per parameter, from the axis names beside it.
+
+  Args:
+    params: an nnx.State of `nnx.Param` with metadata `axes`; arrays or shapes.
+    mesh: of `sharding.mesh.make`.
+    strategy: a table of `sharding.rules`.
+
+  Returns:
+    The same tree with a NamedSharding for each value, as plain nested dicts.
+
+  Raises:
+    ValueError: if a parameter does not divide over its mesh axes.
+  """
+  rules = rules_lib.get(strategy)
+
+  def place(path, variable):
+    spec = rules_lib.spec(variable.get_metadata()["axes"], rules)
+    shape = variable.get_value().shape
+    for size, axis in zip(shape, spec, strict=True):
+      ways = axis_size(mesh, axis)
+      if size % ways:
+        raise ValueError(
+          f"parameter {'/'.join(map(str, path))} of shape {shape} does not"
+          f" divide over mesh axis {axis!r} ({ways}); use a mesh whose {axis}"
+          f" axis divides {size}, or another sharding.strategy."
+        )
+    return variable.replace(NamedSharding(mesh, PartitionSpec(*spec)))
+
+  return nnx.to_pure_dict(nnx.map_state(place, params))
+
+
+def batch_sharding(mesh: jax.sharding.Mesh, strategy: str) -> NamedSharding:
+  """How inputs are cut: the leading axis over the batch's mesh axes."""
+  return NamedSharding(mesh, PartitionSpec(rules_lib.get(strategy)["batch"]))
+
+
+def check_batch_size(batch_size: int, sharding: NamedSharding) -> None:
+  """ValueError if a batch does not divide over the devices that share it."""
+  ways = axis_size(sharding.mesh, sharding.spec[0])
+  if batch_size % ways:
+    low = batch_size // ways * ways
+    options = " or ".join(str(n) for n in (low, low + ways) if n)
+    raise ValueError(
+      f"input.batch_size={batch_size} does not divide over the mesh's batch"
+      f" axes ({ways} ways); try {options}."
+    )
+
+
+def put_batch(
+  batch: Mapping[str, np.ndarray], sharding: NamedSharding
+) -> dict[str, jax.Array]:
+  """This process's rows of a batch -> global arrays on the mesh."""
+  return {
+    name: jax.make_array_from_process_local_data(sharding, rows)
+    for name, rows in batch.items()
+  }
+
+
+def axis_size(mesh: Any, axis: str | tuple[str, ...] | None) -> int:
+  """Number of devices along a mesh axis, or several, or none (1)."""
+  axes = (axis,) if isinstance(axis, str) else axis or ()
+  return math.prod(mesh.shape[a] for a in axes)
