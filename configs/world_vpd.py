@@ -12,11 +12,9 @@ Arms, all from one base, one data set, one order, one number of steps:
   vpd                 L = L_label + L_rationale
   twin                labels only: the Instruct twin of the paper
   twin_equal_compute  labels only, for as many FLOPs as vpd takes
-  clean               vpd on rationales right by construction: an upper bound
   replay              labels, and the base's own tasks at equal weight
-  label_free          vpd, picked on a validation split that has labels;
-                      data_dir must be of the variant "pseudo"
-Other data (unfiltered, k1, mismatched) is another --config.data_dir.
+Other data (unfiltered, clean, k1, pseudo, mismatched) is another
+--config.data_dir; see configs/data_gen/world.py.
 
 Source of the recipe: Hu et al., arXiv:2312.03052, Eq. 1 and appendix B.3 for
 the loss, prompts and betas; sizes, steps and learning rate were chosen for a
@@ -27,6 +25,7 @@ import ml_collections
 
 from vpd_jax import config_arg
 
+ARMS = ("vpd", "twin", "twin_equal_compute", "replay")
 STEPS = 2400
 # Train FLOPs of one vpd step over those of one twin step, by XLA's count; a
 # test compiles both and compares.
@@ -35,7 +34,7 @@ EQUAL_COMPUTE = 2.6
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The experiment; `arg` is like "arm=twin,seed=1"."""
-  arg = config_arg.parse(arg, arm="vpd", seed=0, steps=STEPS)
+  arg = config_arg.parse(arg, arm=ARMS, seed=0, steps=STEPS)
   is_label_only = arg.arm in ("twin", "twin_equal_compute", "replay")
   c = ml_collections.ConfigDict()
   c.arm = arg.arm
@@ -55,8 +54,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     vocab="world",
     cache=True,
   )
-  if arg.arm == "clean":
-    c.input.rationale_field = "reference_rationale"
   if arg.arm == "replay":
     c.input.batch_size = 64
     c.input.lengths.label = 48

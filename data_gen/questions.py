@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import PIL.Image
 
-from data_gen import config_check, shard_files
+from data_gen import shard_files
 from data_gen.filter import dedupe
-from vpd_jax import lookup
+from vpd_jax import config_check, lookup
 from vpd_jax.input import tfrecord
 
 BAD_IMAGE = "bad_image"

@@ -57,8 +57,9 @@ def generate(
     ValueError, KeyError, FileNotFoundError: for what a user can mend; nothing
       that is finished is touched.
   """
-  from data_gen import config_check, shard_files, stage, workers
+  from data_gen import shard_files, stage, workers
   from data_gen.writers import manifest
+  from vpd_jax import config_check
 
   config_check.check_names(config, KEYS)
   missing = {"name", "seed", "stages", "splits", "source"} - set(config)

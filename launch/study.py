@@ -219,9 +219,7 @@ def reproduce(study: Study, seeds: int) -> None:
     ],
   )
   in_lanes([(1.0, seed) for seed in range(1, seeds)], make_base)
-  jobs = [
-    (arm.cost, (arm, seed)) for arm in REPRODUCE for seed in range(seeds)
-  ]
+  jobs = [(arm.cost, (arm, seed)) for arm in REPRODUCE for seed in range(seeds)]
   in_lanes(
     jobs,
     lambda job, cores: study.train(

@@ -31,23 +31,24 @@ def check_keywords(
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
   )
   known = [p for p in parameters if p.kind in kinds and p.name not in given]
-  check_names(section, [p.name for p in known], name)
+  check_names(section, [p.name for p in known], f"config.{name}.")
   missing = [
     p.name for p in known if p.default is p.empty and p.name not in section
   ]
   if missing:
-    raise ValueError(f"{name} lacks {missing}; set config.{name}.{missing[0]}.")
+    raise ValueError(
+      f"config.{name} lacks {missing}; set config.{name}.{missing[0]}."
+    )
 
 
 def check_names(
-  found: Iterable[str], known: Collection[str], name: str = ""
+  found: Iterable[str], known: Collection[str], prefix: str = "config."
 ) -> None:
   """Raises ValueError for the first unknown key; names the nearest."""
-  prefix = f"config.{name}." if name else "config."
   for key in found:
     if key not in known:
       near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
       hint = f" Did you mean {prefix}{near[0]}?" if near else ""
       raise ValueError(
-        f"{prefix}{key} is no option.{hint} It has: {sorted(known)}."
+        f"{prefix}{key} is no option.{hint} There are: {sorted(known)}."
       )

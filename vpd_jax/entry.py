@@ -12,7 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 
-from absl import app
+from absl import app, logging
 
 USER_ERRORS = (ValueError, KeyError, FileNotFoundError, PermissionError)
 DISK_ERRORS = (OSError,)
@@ -22,6 +22,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   """Parses flags and runs `main`; ends the process with its exit code."""
 
   def guarded(argv: Sequence[str]) -> None:
+    # Orbax writes dozens of lines per checkpoint at the level of INFO.
+    logging.set_verbosity(logging.WARNING)
     try:
       main(argv)
     except KeyboardInterrupt:

@@ -42,15 +42,15 @@ def evaluate(config, workdir: str) -> None:
   evaluators = build.evaluators(config, parts)
   folder = pathlib.Path(workdir)
   training = run_record.read_training(folder)
-  best = store.Store(folder / "best", is_read_only=True)
-  abstract = {"params": parts.state.params}
-  saved, _, _ = best.restore(training["best_step"], abstract)
+  params = store.restore_params(
+    folder / "best", training["best_step"], parts.state.params
+  )
   report = training | {"splits": {}}
   bar = progress.Progress(f"evaluate {config.arm}", len(evaluators), 0)
   for number, (name, evaluator) in enumerate(evaluators.items(), start=1):
-    evaluator.warm_up(saved["params"])
+    evaluator.warm_up(params)
     start = time.perf_counter()
-    rows = evaluator.predict(saved["params"])
+    rows = evaluator.predict(params)
     seconds = time.perf_counter() - start
     run_record.replace_text(
       folder / f"predictions-{name}.jsonl",

@@ -42,6 +42,8 @@ def train(config, workdir: str) -> None:
   import math
   import pathlib
 
+  import jax
+
   from vpd_jax import build, run_record, step
   from vpd_jax.checkpoint import store
   from vpd_jax.logs import progress, throughput, writer
@@ -65,11 +67,15 @@ def train(config, workdir: str) -> None:
     batches.set_state(input_state)
     print(f"{config.arm}: resuming at step {latest}.", flush=True)
 
+  def is_due(name: str, at_step: int) -> bool:
+    every = config.evaluators[name].get("every_steps", 0)
+    is_last = at_step == config.total_steps
+    return bool(every) and (at_step % every == 0 or is_last)
+
   def evaluate(at_step: int) -> dict[str, float]:
     metrics = {}
     for name, evaluator in evaluators.items():
-      every = config.evaluators[name].get("every_steps", 0)
-      if every and (at_step % every == 0 or at_step == config.total_steps):
+      if is_due(name, at_step):
         found = evaluator.run(state.params)
         metrics |= {f"{name}/{key}": value for key, value in found.items()}
     value = metrics.get(config.select)
@@ -100,7 +106,14 @@ def train(config, workdir: str) -> None:
     state, metrics = compiled(state, batch)
     clock.step()
     is_last = at_step == config.total_steps
-    if at_step % config.log_every_steps == 0 or is_last:
+    is_saved = at_step % config.checkpoint.every_steps == 0 or is_last
+    is_evaluated = any(is_due(name, at_step) for name in evaluators)
+    is_logged = at_step % config.log_every_steps == 0 or is_last
+    if not (is_saved or is_evaluated or is_logged):
+      continue
+    jax.block_until_ready(metrics)
+    clock.pause()
+    if is_logged:
       values = {key: float(value) for key, value in metrics.items()}
       if not math.isfinite(values["loss"]):
         raise ValueError(
@@ -116,11 +129,9 @@ def train(config, workdir: str) -> None:
         loss=values["loss"],
       )
       log.write(at_step, values)
-    clock.pause()
-    found = evaluate(at_step)
-    if found:
-      log.write(at_step, found)
-    if at_step % config.checkpoint.every_steps == 0 or is_last:
+    if is_evaluated:
+      log.write(at_step, evaluate(at_step))
+    if is_saved:
       meta["train_seconds"] += clock.take_seconds()
       checkpoints.save(at_step, state, batches.get_state(), meta)
     clock.resume()

@@ -20,6 +20,8 @@ Distillation (arXiv:2312.03052) for the last two; the sizes are our own.
 
 import ml_collections
 
+from vpd_jax import config_arg
+
 SIZES = {
   "quickstart": {
     "train": {"num_images": 2000, "num_shards": 8},
@@ -51,7 +53,7 @@ VARIANTS = {
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The config; `arg` is "key=value,key=value" of the file's docstring."""
-  size, variant = _arguments(arg, size="quickstart", variant="filtered")
+  arg = config_arg.parse(arg, size=tuple(SIZES), variant=tuple(VARIANTS))
   config = ml_collections.ConfigDict()
   config.name = "world"
   config.seed = 0
@@ -64,7 +66,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "rationales",
     "examples",
   )
-  config.splits = SIZES[size]
+  config.splits = SIZES[arg.size]
   config.source = {"name": "world"}
   config.questions = {"on_bad_image": "error"}
   config.llm = {"name": "grammar"}
@@ -83,24 +85,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   }
   config.sandbox = {"wall_time_s": 5.0, "cpu_s": 2, "memory_mb": 512}
   config.filter = {"mode": "filtered", "labels": "gold"}
-  config.rationale = {"form": "short"}
+  # As long as the longest true one; a longer one is a program gone astray.
+  config.rationale = {"form": "short", "max_chars": 118}
   config.writer = {"rationales": "program"}
   config.max_drop_share = {}
-  for section, changes in VARIANTS[variant].items():
+  for section, changes in VARIANTS[arg.variant].items():
     config[section].update(changes)
   config.reuse = ""
   return config
-
-
-def _arguments(arg: str, **defaults: str) -> list[str]:
-  """Values of "key=value,key=value", in the order of the defaults."""
-  items = (item.partition("=") for item in arg.split(",") if item)
-  given = {key: value for key, _, value in items}
-  unknown = sorted(set(given) - set(defaults))
-  if unknown:
-    raise ValueError(f"unknown arguments {unknown}; there are: {[*defaults]}")
-  values = {**defaults, **given}
-  for key, known in {"size": SIZES, "variant": VARIANTS}.items():
-    if key in values and values[key] not in known:
-      raise ValueError(f"{key}={values[key]!r} is not one of {[*known]}")
-  return list(values.values())

@@ -4,7 +4,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from data_gen import config_check, records, shard_files
+from data_gen import records, shard_files
+from vpd_jax import config_check
 from vpd_jax.evaluators import scoring
 
 KEPT = "kept"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from data_gen import config_check, records, shard_files
+from data_gen import records, shard_files
 from data_gen.sandbox import executor
 from data_gen.tools import toolbox
-from vpd_jax import lookup
+from vpd_jax import config_check, lookup
 
 
 def check(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from data_gen import config_check, records, shard_files
+from data_gen import records, shard_files
 from data_gen.llm import cache, client
 from data_gen.programs import parse
 from data_gen.prompts import load
 from data_gen.tools import api
+from vpd_jax import config_check
 
 _BATCH = 64
 

@@ -13,9 +13,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from data_gen import config_check, records, shard_files
+from data_gen import records, shard_files
 from data_gen.rationale import verify
 from data_gen.trace import events
+from vpd_jax import config_check
 from vpd_jax.evaluators import scoring
 
 _VALUE = re.compile(

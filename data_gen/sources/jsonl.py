@@ -15,7 +15,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from data_gen import config_check, records
+from data_gen import records
+from vpd_jax import config_check
 
 KEYS = (
   "image",

@@ -10,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from data_gen import config_check, records, shard_files
+from data_gen import records, shard_files
 from data_gen.writers import manifest
+from vpd_jax import config_check
 from vpd_jax.input import schema
 
 NO_ANSWER = "no_answer"

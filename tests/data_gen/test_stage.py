@@ -8,8 +8,9 @@ import textwrap
 
 import pytest
 
-from data_gen import config_check, progress, shard_files, stage, workers
+from data_gen import progress, shard_files, stage, workers
 from data_gen.records import Choice, Question
+from vpd_jax import config_check
 
 SPLITS = {"train": {"num_shards": 3}, "test": {"num_shards": 1}}
 SHARDS = shard_files.shards_of(SPLITS)

@@ -175,6 +175,23 @@ class Store:
     )
 
 
+def restore_params(
+  directory: str | os.PathLike, step: int, abstract_params: Any
+) -> Any:
+  """Reads the parameters that a run saved alone, as its best.
+
+  Args:
+    directory: of the checkpoints, each of a state {"params": ...}.
+    step: one that is there.
+    abstract_params: tree of ShapeDtypeStructs with shardings.
+
+  Raises:
+    FileNotFoundError, ValueError: as `Store.restore`.
+  """
+  store = Store(directory, is_read_only=True)
+  return store.restore(step, {"params": abstract_params})[0]["params"]
+
+
 def save_params(
   path: str | os.PathLike, params: Any, dtype: str = "float16"
 ) -> None:

@@ -166,10 +166,15 @@
     const node = make("figure", {}, make("div", { class: "canvas" }, image, overlay), caption);
     function show(groups, text) {
       overlay.replaceChildren();
+      const drawn = new Map();  // A box named again is drawn around the first.
       groups.forEach((boxes, group) => {
         for (const [y1, x1, y2, x2] of boxes) {
+          const key = [y1, x1, y2, x2].join(" ");
+          const pad = 12 * (drawn.get(key) || 0);
+          drawn.set(key, (drawn.get(key) || 0) + 1);
           overlay.append(shape("rect", {
-            x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1),
+            x: x1 - pad, y: y1 - pad,
+            width: Math.max(0, x2 - x1) + 2 * pad, height: Math.max(0, y2 - y1) + 2 * pad,
             class: "box b" + (group % 4),
           }));
         }

@@ -88,7 +88,7 @@ def test_stem_in_steps_sees_a_whole_patch_and_nothing_else():
 
 
 def test_image_size_must_be_a_multiple_of_the_patch():
-  with pytest.raises(ValueError, match="image_size=50.*try 48"):
+  with pytest.raises(ValueError, match=r"image_size=50.*try 48"):
     tiny.pali(image_size=50)
 
 

@@ -1,0 +1,39 @@
+r"""Writes a run's best parameters as one .npz, for `config.init` of another.
+
+    python -m vpd_jax.export --config=configs/world_base.py \
+        --workdir=runs/base/mixture --out=weights/world_base.npz
+
+Weights are stored as float16: half the size, and the embedded world's base
+answers the same.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from vpd_jax import entry
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Of the run.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Of the run.")
+OUT = flags.DEFINE_string("out", None, "File to write.")
+
+
+def main(_) -> None:
+  """Runs the flags' config."""
+  import pathlib
+
+  from vpd_jax import build, run_record
+  from vpd_jax.checkpoint import store
+
+  parts = build.build(CONFIG.value)
+  folder = pathlib.Path(WORKDIR.value)
+  best_step = run_record.read_training(folder)["best_step"]
+  params = store.restore_params(folder / "best", best_step, parts.state.params)
+  out = pathlib.Path(OUT.value)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  store.save_params(out, params)
+  print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "workdir", "out"])
+  entry.run(main)
