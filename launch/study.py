@@ -111,6 +111,12 @@ class Study:
       command.append(f"--config.reuse={self.data('filtered')}")
     self.run(f"data {variant}", command)
 
+  def measure_tools(self) -> None:
+    """Compares what the tools read with what the scenes hold."""
+    if not (self.data("filtered") / "tool_accuracy.json").exists():
+      flags = [f"--workdir={self.data('filtered')}"]
+      self.run("tool accuracy", ["-m", "data_gen.report.tool_accuracy", *flags])
+
   def train(self, arm: Arm, seed: int, name: str, cores: list[int]) -> None:
     """Trains and evaluates one student."""
     folder = self.runs / name
@@ -126,7 +132,7 @@ class Study:
       base = self.workdir / f"base-s{seed}" / "world_base.npz"
       flags.append(f"--config.init={base}")
     if arm.arm == "replay":
-      base_data = self.workdir / "base_data" / "examples"
+      base_data = self.workdir / "base_data" / "mixture" / "examples"
       flags.append(f"--config.input.data.base.dir={base_data}")
     self.run(f"train {name}", ["-m", "vpd_jax.train", *flags], cores)
     self.run(f"evaluate {name}", ["-m", "vpd_jax.evaluate", *flags], cores)
@@ -181,6 +187,7 @@ def in_lanes(jobs: Sequence[tuple[float, object]], do) -> None:
 def quickstart(study: Study) -> None:
   """One seed, three arms, the shipped base."""
   study.make_data("filtered")
+  study.measure_tools()
   in_lanes(
     [(arm.cost, arm) for arm in QUICKSTART],
     lambda arm, cores: study.train(arm, 0, arm.name, cores),
@@ -192,6 +199,7 @@ def reproduce(study: Study, seeds: int) -> None:
   """All arms, several seeds of student and base."""
   for variant in dict.fromkeys(arm.variant for arm in REPRODUCE):
     study.make_data(variant)
+  study.measure_tools()
 
   def make_base(seed: int, cores: list[int]) -> None:
     folder = study.workdir / f"base-s{seed}"
@@ -209,15 +217,17 @@ def reproduce(study: Study, seeds: int) -> None:
       cores,
     )
 
-  study.run(
-    "data base",
-    [
-      "-m",
-      "data_gen.run",
-      "--config=configs/data_gen/world_base.py",
-      f"--workdir={study.workdir / 'base_data'}",
-    ],
-  )
+  # Both phases of the base's data; also what the replay arm repeats.
+  for phase in ("caption", "mixture"):
+    study.run(
+      f"data base {phase}",
+      [
+        "-m",
+        "data_gen.run",
+        f"--config=configs/data_gen/world_base.py:tasks={phase}",
+        f"--workdir={study.workdir / 'base_data' / phase}",
+      ],
+    )
   in_lanes([(1.0, seed) for seed in range(1, seeds)], make_base)
   jobs = [(arm.cost, (arm, seed)) for arm in REPRODUCE for seed in range(seeds)]
   in_lanes(

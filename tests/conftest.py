@@ -6,10 +6,15 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
-# The pinned platform must hold for the commands that tests start, too; their
-# devices are one, as a user's.
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def strict_dtypes():
+  """No implicit casts; not for code that calls optax, which relies on some."""
+  with jax.numpy_dtype_promotion("strict"):
+    yield

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
 from vpd_jax import config_check, lookup, optim, step
 from vpd_jax.checkpoint import store
@@ -119,7 +118,7 @@ def build(config: Any) -> Parts:
     loss=_loss(config),
     tx=tx,
     schedule=schedule,
-    state=_abstract_state(shapes, shardings, tx, mesh),
+    state=place.abstract_state(shapes, shardings, tx, mesh),
     batch_sharding=batch_sharding,
   )
 
@@ -201,25 +200,3 @@ def _loss(config) -> step.Loss:
   given = {"model", "batch"}
   config_check.check_keywords(loss, options, "loss", given)
   return functools.partial(loss, **options)
-
-
-def _abstract_state(shapes, shardings, tx, mesh) -> step.TrainState:
-  """Shapes and shardings of the whole state.
-
-  Optimizer state that has the shape of a parameter (Adam's moments) lies as
-  that parameter does; the rest is whole everywhere.
-  """
-  whole = NamedSharding(mesh, PartitionSpec())
-  state = jax.eval_shape(functools.partial(step.init_state, tx=tx), shapes)
-  opt_shardings = optax.tree_map_params(
-    tx,
-    lambda _, sharding: sharding,
-    state.opt_state,
-    shardings,
-    transform_non_params=lambda _: whole,
-  )
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    state,
-    step.TrainState(whole, shardings, opt_shardings),
-  )

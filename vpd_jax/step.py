@@ -64,7 +64,7 @@ def train_step(
   grads, metrics = jax.grad(of_params, has_aux=True)(state.params)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  metrics = metrics | {"grad_norm": optax.global_norm(grads)}
+  metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
   return TrainState(state.step + 1, params, opt_state), metrics
 
 

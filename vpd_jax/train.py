@@ -52,6 +52,11 @@ def train(config, workdir: str) -> None:
   parts = build.build(config)
   batches = build.train_batches(config, parts)
   evaluators = build.evaluators(config, parts)
+  if config.init and not pathlib.Path(config.init).is_file():
+    raise FileNotFoundError(
+      f"config.init={config.init}: no such file of weights. The embedded"
+      " world's base is weights/world_base.npz, made by make base."
+    )
   folder = pathlib.Path(workdir)
   run_record.write(folder, config)
 

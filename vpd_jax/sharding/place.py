@@ -1,14 +1,17 @@
 """Shardings for a state and a batch; putting arrays on the mesh."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vpd_jax import step
 from vpd_jax.sharding import rules as rules_lib
 
 
@@ -44,6 +47,42 @@ def param_shardings(
     return variable.replace(NamedSharding(mesh, PartitionSpec(*spec)))
 
   return nnx.to_pure_dict(nnx.map_state(place, params))
+
+
+def abstract_state(
+  params: Any,
+  shardings: Any,
+  tx: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+) -> step.TrainState:
+  """Shapes and shardings of a whole state.
+
+  Optimizer state that belongs to a parameter (Adam's moments) lies as that
+  parameter does; the rest is whole everywhere.
+
+  Args:
+    params: arrays, or their shapes; nested dicts.
+    shardings: of the parameters, from `param_shardings`.
+    tx: the optimizer.
+    mesh: that all lies on.
+
+  Returns:
+    A TrainState of jax.ShapeDtypeStruct with shardings.
+  """
+  whole = NamedSharding(mesh, PartitionSpec())
+  state = jax.eval_shape(functools.partial(step.init_state, tx=tx), params)
+  opt_shardings = optax.tree_map_params(
+    tx,
+    lambda _, sharding: sharding,
+    state.opt_state,
+    shardings,
+    transform_non_params=lambda _: whole,
+  )
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    state,
+    step.TrainState(whole, shardings, opt_shardings),
+  )
 
 
 def batch_sharding(mesh: jax.sharding.Mesh, strategy: str) -> NamedSharding:

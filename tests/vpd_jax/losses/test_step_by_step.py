@@ -11,6 +11,8 @@ from tests import tiny
 from vpd_jax import step
 from vpd_jax.losses import fused, plain
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 
 def test_xent_by_hand():
   # Two classes. Row 0: two tokens with p = 1/2 and 1/4; row 1: one token with
@@ -45,15 +47,22 @@ def test_xent_names_shapes_that_do_not_agree():
     )
 
 
-def _value_and_grad(loss, batch, **options):
+@functools.cache
+def _compiled(loss, rationale_weight):
   graphdef, params = tiny.pali()
 
-  def of(params):
+  def of(params, batch):
+    model = step.merge(graphdef, params)
+    value, metrics = loss(model, batch, rationale_weight=rationale_weight)
     # 3: an upstream gradient other than 1.
-    value, metrics = loss(step.merge(graphdef, params), batch, **options)
     return 3 * value, metrics
 
-  return jax.jit(jax.value_and_grad(of, has_aux=True))(params)
+  return params, jax.jit(jax.value_and_grad(of, has_aux=True))
+
+
+def _value_and_grad(loss, batch, rationale_weight=1.0):
+  params, function = _compiled(loss, rationale_weight)
+  return function(params, batch)
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])

@@ -10,6 +10,8 @@ from vpd_jax import step
 from vpd_jax.models import attention, layers, vit
 from vpd_jax.models.pali import sizes
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 
 @pytest.fixture(scope="module")
 def model():
