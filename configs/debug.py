@@ -14,11 +14,11 @@ from vpd_jax import config_arg
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The experiment; `arg` is like "steps=40,seed=1"."""
-  arg = config_arg.parse(arg, seed=0, steps=20)
+  options = config_arg.parse(arg, seed=0, steps=20)
   c = ml_collections.ConfigDict()
   c.arm = "debug"
-  c.seed = arg.seed
-  c.total_steps = arg.steps
+  c.seed = options.seed
+  c.total_steps = options.steps
   c.log_every_steps = 5
   c.data_dir = "runs/debug/data/examples"
   c.init = ""
@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       name="vqa",
       dir=c.get_ref("data_dir"),
       split="validation",
-      every_steps=arg.steps // 2,
+      every_steps=options.steps // 2,
       modes=("direct", "rationale"),
       batch_size=8,
     )

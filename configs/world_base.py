@@ -20,22 +20,24 @@ STEPS = {"mixture": 3000, "caption": 800}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The experiment; `arg` is like "phase=caption,seed=1"."""
-  arg = config_arg.parse(arg, phase=tuple(STEPS), seed=0)
-  is_first = arg.phase == "caption"
+  options = config_arg.parse(arg, phase=tuple(STEPS), seed=0)
+  is_first = options.phase == "caption"
   c = ml_collections.ConfigDict()
-  c.arm = f"base_{arg.phase}"
-  c.seed = arg.seed
-  c.total_steps = STEPS[arg.phase]
+  c.arm = f"base_{options.phase}"
+  c.seed = options.seed
+  c.total_steps = STEPS[options.phase]
   c.log_every_steps = 50
-  c.data_dir = f"runs/base/data_{arg.phase}/examples"
+  c.data_dir = f"runs/base/data_{options.phase}/examples"
   c.init = "" if is_first else "runs/base/caption/params.npz"
   c.input = dict(
     data=dict(world=dict(dir=c.get_ref("data_dir"), split="train", weight=1.0)),
     batch_size=64,
     image_px=48,
-    lengths=dict(prompt=12, label=44, rationale=1),
+    lengths=dict(prompt=18, label=44 if is_first else 32, rationale=1),
     vocab="world",
     cache=True,
+    # Two phrases may name more boxes than a target has room for.
+    drop_long=not is_first,
     label_suffix="",
     rationale_suffix="",
   )

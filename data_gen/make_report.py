@@ -13,12 +13,15 @@ import sys
 from absl import app, flags
 
 _DATA = flags.DEFINE_list(
-  "data", None, "Workdirs of data_gen.run, the evaluated one first."
+  "data",
+  None,
+  "Workdirs of data_gen.run, the evaluated one first.",
+  required=True,
 )
 _RUNS = flags.DEFINE_string(
   "runs", None, "Folder with one sub-folder per training run."
 )
-_OUT = flags.DEFINE_string("out", None, "Folder of the report.")
+_OUT = flags.DEFINE_string("out", None, "Folder of the report.", required=True)
 
 
 def main(argv: list[str]) -> None:
@@ -39,5 +42,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["data", "out"])
   app.run(main)

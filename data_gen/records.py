@@ -180,8 +180,8 @@ def _plain(value):
   return value
 
 
-def _typed(kind, value):
-  if dataclasses.is_dataclass(kind):
+def _typed(kind: Any, value: Any) -> Any:
+  if isinstance(kind, type) and dataclasses.is_dataclass(kind):
     if not isinstance(value, dict):
       raise ValueError(f"expected an object for {kind.__name__}, got {value!r}")
     fields = {f.name: f.type for f in dataclasses.fields(kind)}

@@ -9,10 +9,12 @@ command again after an interruption: finished shards are not made again.
 """
 
 import contextlib
+import difflib
 import fcntl
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +41,7 @@ KEYS = (
   "reuse",
 )
 REUSABLE = ("questions", "programs", "runs")
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([\w.]+)")
 
 
 def generate(
@@ -89,8 +92,10 @@ def generate(
         name = plan.stage.name
         folders = {n: workdir / n for n in (*plan.inputs, name)}
         start = time.monotonic()
-        contents[name] = stage.run(plan, config, folders, pool)
-        _add_seconds(workdir, name, time.monotonic() - start)
+        try:
+          contents[name] = stage.run(plan, config, folders, pool)
+        finally:
+          _add_seconds(workdir, name, time.monotonic() - start)
   return contents
 
 
@@ -133,6 +138,26 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv):
   """The config as plain values, and the workdir, from the command line."""
   from absl import flags
+
+  values = _define(argv)
+  try:
+    rest = values(list(argv))
+  except (flags.Error, OSError, AttributeError, KeyError, TypeError) as e:
+    _check_overrides(argv)
+    raise ValueError(_config_error(e)) from e
+  if values["help"].value:
+    print(__doc__)
+    print(values.get_help())
+    raise SystemExit(0)
+  if rest[1:]:
+    raise ValueError(f"unknown arguments {rest[1:]}; see --help.")
+  if values["config"].value is None or values["workdir"].value is None:
+    raise ValueError("give both --config and --workdir; see --help.")
+  return values["config"].value.to_dict(), values["workdir"].value
+
+
+def _define(argv):
+  from absl import flags
   from ml_collections import config_flags
 
   values = flags.FlagValues()
@@ -148,19 +173,32 @@ def _parse(argv):
     "workdir", None, "Folder for everything that is made.", flag_values=values
   )
   flags.DEFINE_bool("help", False, "Shows this.", flag_values=values)
+  return values
+
+
+def _check_overrides(argv: Sequence[str]) -> None:
+  """Raises ValueError for an override of a key that the config lacks."""
+  from absl import flags
+
+  matches = [_OVERRIDE.match(a) for a in argv]
+  rest = [a for a, match in zip(argv, matches) if match is None]
+  values = _define(rest)
   try:
-    rest = values(list(argv))
-  except (flags.Error, OSError, AttributeError, KeyError, TypeError) as e:
-    raise ValueError(_config_error(e)) from e
-  if values["help"].value:
-    print(__doc__)
-    print(values.get_help())
-    raise SystemExit(0)
-  if rest[1:]:
-    raise ValueError(f"unknown arguments {rest[1:]}; see --help.")
-  if values["config"].value is None or values["workdir"].value is None:
-    raise ValueError("give both --config and --workdir; see --help.")
-  return values["config"].value.to_dict(), values["workdir"].value
+    values(rest)
+  except (flags.Error, OSError, AttributeError, KeyError, TypeError):
+    return  # Something else is wrong as well, and is said first.
+  for override in filter(None, matches):
+    section, path = values["config"].value, "--config"
+    for key in override[1].split("."):
+      if not isinstance(section, Mapping) or key not in section:
+        known = sorted(section) if isinstance(section, Mapping) else []
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f" Did you mean {path}.{near[0]}?" if near else ""
+        raise ValueError(
+          f"{path}.{key} is not in the config file.{hint} {path} has:"
+          f" {', '.join(known) or 'no parts'}."
+        )
+      section, path = section[key], f"{path}.{key}"
 
 
 def _config_error(error: Exception) -> str:
@@ -168,10 +206,7 @@ def _config_error(error: Exception) -> str:
   text = str(error.args[0] if error.args else error)
   if "Traceback" in text:
     text = text[: text.index(":")] + ": " + text.strip().splitlines()[-1]
-  text = " ".join(text.replace("\\n", " ").replace("\\", "").split())
-  if "Did you mean" in text and "flag" not in text:
-    text = f"--config has no key {text}"
-  return text
+  return " ".join(text.replace("\\n", " ").replace("\\", "").split())
 
 
 def _make_writable(workdir: pathlib.Path) -> None:

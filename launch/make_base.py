@@ -27,18 +27,21 @@ def main() -> None:
   )
   parser.add_argument("--workdir", required=True, type=pathlib.Path)
   parser.add_argument("--out", required=True, type=pathlib.Path)
-  parser.add_argument("--data", type=pathlib.Path, help="where the data is")
+  parser.add_argument(
+    "--data", type=pathlib.Path, help="made already: not generated"
+  )
   parser.add_argument("--seed", type=int, default=0)
   args = parser.parse_args()
   data_dir = args.data or args.workdir / "data"
   init = ""
   for phase in PHASES:
     data = data_dir / phase
-    run(
-      *("-m", "data_gen.run"),
-      f"--config=configs/data_gen/world_base.py:tasks={phase}",
-      f"--workdir={data}",
-    )
+    if not args.data:
+      run(
+        *("-m", "data_gen.run"),
+        f"--config=configs/data_gen/world_base.py:tasks={phase}",
+        f"--workdir={data}",
+      )
     is_last = phase == PHASES[-1]
     out = args.out if is_last else args.workdir / f"{phase}.npz"
     flags = [

@@ -83,21 +83,25 @@ class Study:
       if cores:
         os.sched_setaffinity(0, cores)
 
-    done = subprocess.run(
-      [sys.executable, *command], preexec_fn=pin, check=False
-    )
-    with self._lock:
-      timings = {}
-      if self._timings_path.exists():
-        timings = json.loads(self._timings_path.read_text())
-      seconds = timings.get(name, 0.0) + time.monotonic() - start
-      timings[name] = round(seconds, 1)
-      self._timings_path.write_text(json.dumps(timings, indent=2) + "\n")
+    try:
+      done = subprocess.run(
+        [sys.executable, *command], preexec_fn=pin, check=False
+      )
+    finally:
+      self._add_seconds(name, time.monotonic() - start)
     if done.returncode:
       sys.exit(
         f"error: {name} ended with code {done.returncode}; its message is"
         " above. Run the same command again to go on from here."
       )
+
+  def _add_seconds(self, name: str, seconds: float) -> None:
+    with self._lock:
+      timings = {}
+      if self._timings_path.exists():
+        timings = json.loads(self._timings_path.read_text())
+      timings[name] = round(timings.get(name, 0.0) + seconds, 1)
+      self._timings_path.write_text(json.dumps(timings, indent=2) + "\n")
 
   def make_data(self, variant: str) -> None:
     """Generates a variant; all but the first reuse its questions and runs."""
@@ -120,8 +124,6 @@ class Study:
   def train(self, arm: Arm, seed: int, name: str, cores: list[int]) -> None:
     """Trains and evaluates one student."""
     folder = self.runs / name
-    if (folder / "evaluation.json").exists():
-      return
     flags = [
       f"--config=configs/world_vpd.py:arm={arm.arm},seed={seed}",
       f"--config.arm={name}",
@@ -135,7 +137,8 @@ class Study:
       base_data = self.workdir / "base_data" / "mixture" / "examples"
       flags.append(f"--config.input.data.base.dir={base_data}")
     self.run(f"train {name}", ["-m", "vpd_jax.train", *flags], cores)
-    self.run(f"evaluate {name}", ["-m", "vpd_jax.evaluate", *flags], cores)
+    if not (folder / "evaluation.json").exists():
+      self.run(f"evaluate {name}", ["-m", "vpd_jax.evaluate", *flags], cores)
 
   def report(self) -> None:
     """Writes WORKDIR/report and prints the table."""

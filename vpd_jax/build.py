@@ -169,17 +169,30 @@ def init_state(config: Any, parts: Parts) -> step.TrainState:
 
 
 def evaluators(config: Any, parts: Parts) -> dict[str, Any]:
-  """The config's evaluators by name; each has `run` and `predict`."""
-  out = {}
+  """The config's evaluators by name; each has `run` and `predict`.
+
+  Raises:
+    ValueError: for an option that does not exist, or a `config.select` that
+      no evaluator would ever give.
+    FileNotFoundError: if a data set or split is not there.
+  """
+  out, regular = {}, []
   for name, section in config.evaluators.items():
     options = dict(section)
-    options.pop("every_steps", None)
+    if options.pop("every_steps", 0):
+      regular.append(name)
     module = lookup.module("vpd_jax.evaluators", options.pop("name"))
     given = {"self", "parts"}
     config_check.check_keywords(
       module.Evaluator.__init__, options, f"evaluators.{name}", given
     )
     out[name] = module.Evaluator(parts=parts, **options)
+  known = [f"{name}/{key}" for name in regular for key in out[name].metrics]
+  if config.select not in known:
+    raise ValueError(
+      f"config.select={config.select!r} is not a metric of an evaluator with"
+      f" every_steps; there are {known}."
+    )
   return out
 
 

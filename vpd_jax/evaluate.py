@@ -12,7 +12,10 @@ from ml_collections import config_flags
 from vpd_jax import entry
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment to run.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Of the run to evaluate.")
+flags.mark_flag_as_required("config")
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Of the run to evaluate.", required=True
+)
 
 
 def main(_) -> None:
@@ -32,9 +35,8 @@ def evaluate(config, workdir: str) -> None:
   """
   import json
   import pathlib
-  import time
 
-  from vpd_jax import build, run_record
+  from vpd_jax import build, host, run_record
   from vpd_jax.checkpoint import store
   from vpd_jax.logs import progress
 
@@ -45,21 +47,23 @@ def evaluate(config, workdir: str) -> None:
   params = store.restore_params(
     folder / "best", training["best_step"], parts.state.params
   )
-  report = training | {"splits": {}}
+  report = training | {"cores": host.usable_cores(), "splits": {}}
   bar = progress.Progress(f"evaluate {config.arm}", len(evaluators), 0)
   for number, (name, evaluator) in enumerate(evaluators.items(), start=1):
     evaluator.warm_up(params)
-    start = time.perf_counter()
-    rows = evaluator.predict(params)
-    seconds = time.perf_counter() - start
+    rows, seconds = evaluator.predict(params)
     run_record.replace_text(
       folder / f"predictions-{name}.jsonl",
       "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     )
-    report["splits"][name] = evaluator.score(rows) | {
-      "num_questions": len(rows),
-      "seconds_per_question": seconds / len(rows),
-    }
+    report["splits"][name] = (
+      evaluator.score(rows)
+      | {"num_questions": len(rows)}
+      | {
+        f"{mode}_seconds_per_question": spent / len(rows)
+        for mode, spent in seconds.items()
+      }
+    )
     bar.update(number, **evaluator.score(rows))
   bar.close()
   run_record.replace_text(
@@ -68,5 +72,4 @@ def evaluate(config, workdir: str) -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
   entry.run(main)

@@ -13,8 +13,9 @@ from ml_collections import config_flags
 from vpd_jax import entry
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Of the run.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Of the run.")
-OUT = flags.DEFINE_string("out", None, "File to write.")
+flags.mark_flag_as_required("config")
+WORKDIR = flags.DEFINE_string("workdir", None, "Of the run.", required=True)
+OUT = flags.DEFINE_string("out", None, "File to write.", required=True)
 
 
 def main(_) -> None:
@@ -35,5 +36,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir", "out"])
   entry.run(main)

@@ -1,5 +1,6 @@
 """What made a run: resolved config, commit and versions, beside its output."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -20,25 +21,38 @@ PACKAGES = (
 )
 
 
+# Sections that a run may change when it goes on: they decide what is written
+# and when, not what is learnt.
+FREE_SECTIONS = ("log_every_steps", "evaluators", "checkpoint")
+
+
 def write(folder: pathlib.Path, config: Any) -> None:
-  """Writes `folder/config.json`.
+  """Writes `folder/config.json`, unless that is of another run.
 
   Args:
     folder: of the run; made if it is not there.
     config: an ml_collections.ConfigDict.
 
   Raises:
+    ValueError: if a run with another config was started there; names what
+      differs.
     OSError: if the folder cannot be made or written; names it.
   """
+  resolved = json.loads(config.to_json_best_effort())
+  inputs = _input_hashes(config)
   try:
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.json"
+    if path.exists():
+      _check_same_run(path, resolved, inputs)
     record = {
-      "config": json.loads(config.to_json_best_effort()),
+      "config": resolved,
+      "inputs": inputs,
       "commit": _commit(),
       "python": platform.python_version(),
       "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-    replace_text(folder / "config.json", json.dumps(record, indent=2) + "\n")
+    replace_text(path, json.dumps(record, indent=2) + "\n")
   except OSError as e:
     raise OSError(
       f"cannot write the run's folder {folder}: {e.strerror or e}. Choose"
@@ -46,11 +60,57 @@ def write(folder: pathlib.Path, config: Any) -> None:
     ) from e
 
 
+def _input_hashes(config) -> dict[str, str]:
+  """sha256 of what a run reads: data manifests and initial weights."""
+  paths = {
+    f"data {name}": pathlib.Path(entry.dir) / "manifest.json"
+    for name, entry in config.input.data.items()
+  }
+  if config.init:
+    paths["init"] = pathlib.Path(config.init)
+  return {
+    name: hashlib.sha256(path.read_bytes()).hexdigest()
+    for name, path in paths.items()
+    if path.exists()
+  }
+
+
+def _check_same_run(path, config, inputs) -> None:
+  """Compares a run's record with a config that would go on with it."""
+  record = json.loads(path.read_text())
+  then = _flat(record["config"]) | _flat(record["inputs"], "sha256 of ")
+  now = _flat(config) | _flat(inputs, "sha256 of ")
+  # Where data and weights lie may change; what is in them may not.
+  differ = [
+    f"{key}: was {then.get(key)!r}, is {now.get(key)!r}"
+    for key in sorted({*then, *now})
+    if key.split(".")[0] not in (*FREE_SECTIONS, "data_dir")
+    and not key.endswith(".dir")
+    and key != "init"
+    and then.get(key) != now.get(key)
+  ]
+  if differ:
+    raise ValueError(
+      f"{path.parent} holds a run with another config ({'; '.join(differ)})."
+      " Give the same config to go on with it, or another --workdir."
+    )
+
+
+def _flat(tree, prefix="") -> dict[str, Any]:
+  out = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      out |= _flat(value, f"{prefix}{key}.")
+    else:
+      out[prefix + key] = value
+  return out
+
+
 def write_training(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
   """Writes `folder/training.json`: that the run ended, and what it cost."""
-  replace_text(
-    folder / "training.json", json.dumps(dict(facts), indent=2) + "\n"
-  )
+  inputs = json.loads((folder / "config.json").read_text())["inputs"]
+  facts = dict(facts) | {"init_sha256": inputs.get("init", "")}
+  replace_text(folder / "training.json", json.dumps(facts, indent=2) + "\n")
 
 
 def read_training(folder: pathlib.Path) -> dict[str, Any]:

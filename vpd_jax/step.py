@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def train_step(
 
   grads, metrics = jax.grad(of_params, has_aux=True)(state.params)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  params = cast(Params, optax.apply_updates(state.params, updates))
   metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
   return TrainState(state.step + 1, params, opt_state), metrics
 

@@ -20,7 +20,10 @@ from ml_collections import config_flags
 from vpd_jax import entry
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment to run.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is written.")
+flags.mark_flag_as_required("config")
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Where the run is written.", required=True
+)
 
 
 def main(_) -> None:
@@ -106,7 +109,9 @@ def train(config, workdir: str) -> None:
         tx=parts.tx,
         loss=parts.loss,
       )
-      meta["flops_per_step"] = float(compiled.cost_analysis()["flops"])
+      # Some backends count none: 0 stands for unknown.
+      cost = compiled.cost_analysis() or {}
+      meta["flops_per_step"] = float(cost.get("flops", 0.0))
       clock.start()
     state, metrics = compiled(state, batch)
     clock.step()
@@ -118,15 +123,15 @@ def train(config, workdir: str) -> None:
       continue
     jax.block_until_ready(metrics)
     clock.pause()
+    values = {key: float(value) for key, value in metrics.items()}
+    if not math.isfinite(values["loss"]):
+      raise ValueError(
+        f"the loss is {values['loss']} at step {at_step}; the last checkpoint"
+        f" is of step {checkpoints.latest_step()}. Lower optim.lr or"
+        " optim.clip_norm."
+      )
     if is_logged:
-      values = {key: float(value) for key, value in metrics.items()}
-      if not math.isfinite(values["loss"]):
-        raise ValueError(
-          f"the loss is {values['loss']} at step {at_step}; the last"
-          f" checkpoint is of step {checkpoints.latest_step()}. Lower optim.lr"
-          " or optim.clip_norm."
-        )
-      values["lr"] = float(parts.schedule(at_step - 1))
+      values["lr"] = float(jax.device_get(parts.schedule(at_step - 1)))
       values |= clock.read()
       bar.update(
         at_step,
@@ -138,15 +143,16 @@ def train(config, workdir: str) -> None:
       log.write(at_step, evaluate(at_step))
     if is_saved:
       meta["train_seconds"] += clock.take_seconds()
+      best.wait()  # The checkpoint names the best step: it must be there.
       checkpoints.save(at_step, state, batches.get_state(), meta)
     clock.resume()
   checkpoints.wait()
-  best.wait()
   run_record.write_training(
     folder,
     {
       "arm": config.arm,
       "seed": config.seed,
+      "init": config.init,
       "steps": config.total_steps,
       "best_step": meta["best_step"],
       "best_value": meta["best_value"],
@@ -159,5 +165,4 @@ def train(config, workdir: str) -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
   entry.run(main)

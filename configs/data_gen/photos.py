@@ -9,8 +9,7 @@ those that need no download; both were written with these pictures in sight,
 so the yield says nothing about other pictures. The point is that the path
 takes real ones.
 
-Your own pictures: `--config.source.questions_file=FILE.jsonl
---config.source.image_dir=DIR`; the format is in `data_gen.sources.photos`.
+Your own pictures: `configs/data_gen/own.py`.
 """
 
 import ml_collections
@@ -34,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     "train": {"num_shards": 2},
     "test_photos": {"num_shards": 1},
   }
-  config.source = {"name": "photos", "questions_file": "", "image_dir": ""}
+  config.source = {"name": "photos"}
   config.questions = {"on_bad_image": "error"}
   config.llm = {"name": "templates"}
   config.sampling = {

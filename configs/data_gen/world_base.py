@@ -1,4 +1,4 @@
-"""Captioning, finding and reading in the embedded world, for the base model.
+"""Captions, and things to find or name, for the base of the embedded world.
 
     python -m data_gen.run --config=configs/data_gen/world_base.py \
       --workdir=DIR
@@ -7,8 +7,11 @@ Labels only: no programs are written or run. Arguments, as in
 `world_base.py:size=tiny,tasks=caption`:
 
     size   quickstart, or tiny (for tests)
-    tasks  mixture: per image one caption, two phrases to find, one box to
-           name; caption: captions alone, which the base is tuned on first
+    tasks  caption: captions alone, which the base is tuned on first; or
+           mixture, its second phase: per image two phrases to find, two to
+           find together, one box to name, one phrase that is there or not
+
+No words are read: the quickstart prints none.
 """
 
 import ml_collections
@@ -26,23 +29,23 @@ SIZES = {
   },
 }
 TASKS = {
-  "mixture": {"caption": 1, "find": 2, "at": 1},
+  "mixture": {"find": 2, "find_two": 1, "at": 1, "exist": 1},
   "caption": {"caption": 1},
 }
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The config; `arg` is "name=value,name=value" of the docstring."""
-  arg = config_arg.parse(arg, size=tuple(SIZES), tasks=tuple(TASKS))
+  options = config_arg.parse(arg, size=tuple(SIZES), tasks=tuple(TASKS))
   config = ml_collections.ConfigDict()
   config.name = "world_base"
   config.seed = 0
   config.num_workers = 2
   config.stages = ("questions", "examples")
-  config.splits = SIZES[arg.size]
+  config.splits = SIZES[options.size]
   config.source = {
     "name": "world_base",
-    "tasks": TASKS[arg.tasks],
+    "tasks": TASKS[options.tasks],
   }
   config.questions = {"on_bad_image": "error"}
   config.writer = {"rationales": "none"}

@@ -13,7 +13,6 @@ import email.utils
 import http.client
 import json
 import os
-import threading
 import time
 import urllib.error
 import urllib.parse
@@ -42,9 +41,6 @@ class Client:
     num_threads: requests in flight.
     wants_scores: asks for log-probabilities, the scores of programs. Off for
       endpoints that refuse the field.
-
-  Attributes:
-    usage: requests sent, retries, and tokens as the endpoint counts them.
   """
 
   def __init__(
@@ -71,13 +67,6 @@ class Client:
     self._num_threads = num_threads
     self._wants_scores = wants_scores
     self._key = os.environ.get(KEY_VARIABLE, "")
-    self._lock = threading.Lock()
-    self.usage = {
-      "requests": 0,
-      "retries": 0,
-      "prompt_tokens": 0,
-      "completion_tokens": 0,
-    }
 
   def complete(
     self, requests: Sequence[client.Request]
@@ -138,10 +127,6 @@ class Client:
       ) from e
     if not choices:
       raise client.LLMError(f"{self._url}: no choice in {_short(reply)}")
-    usage = reply.get("usage") or {}
-    with self._lock:
-      for key in ("prompt_tokens", "completion_tokens"):
-        self.usage[key] += usage.get(key) or 0
     return choices
 
   def _post(self, body) -> dict[str, Any]:
@@ -151,9 +136,6 @@ class Client:
     data = json.dumps(body).encode()
     for attempt in range(self._max_retries + 1):
       request = urllib.request.Request(self._url, data, headers)
-      with self._lock:
-        self.usage["requests"] += 1
-        self.usage["retries"] += attempt > 0
       wait_s = self._retry_wait_s * 2**attempt
       try:
         with urllib.request.urlopen(request, timeout=self._timeout_s) as reply:

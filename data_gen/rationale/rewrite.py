@@ -48,7 +48,7 @@ def sentences(question: str, trace: Sequence[events.Event], answer: str) -> str:
   Args:
     question: as asked; says what is looked for where nothing was printed.
     trace: of the kept program.
-    answer: in the label's wording.
+    answer: to end with; see `conclusion`.
 
   Returns:
     One to four sentences, boxes as "y1 x1 y2 x2"; empty if the trace holds
@@ -62,6 +62,23 @@ def sentences(question: str, trace: Sequence[events.Event], answer: str) -> str:
     return ""
   said = [*said[-_MAX_FACTS:], f"So the answer is {answer}"]
   return " ".join(clause[:1].upper() + clause[1:] + "." for clause in said)
+
+
+def conclusion(
+  question: records.Question, choice: records.Choice, run: records.Run
+) -> str:
+  """What a rationale of this run ends with: the answer that the run gave.
+
+  In the wording of the accepted answer that it agrees with. A run that agrees
+  with none (kept unfiltered) keeps its own, so that the label is not told to
+  those who learn from rationales that nothing has checked.
+  """
+  given = run.answer or ""
+  if choice.answer_source == records.ANSWER_FROM_LABEL:
+    for accepted in question.answers:
+      if scoring.exact_match(given, (accepted,)):
+        return accepted
+  return given
 
 
 def _facts(trace: Sequence[events.Event]) -> list[str]:
@@ -151,15 +168,16 @@ class Writer:
     """The rationale of a question's kept program, or why there is none."""
     text, reason = "", choice.reason
     if choice.kept is not None:
-      trace = next(r.trace for r in runs if r.index == choice.kept)
+      run = next(r for r in runs if r.index == choice.kept)
+      answer = conclusion(question, choice, run)
       if self._form == "short":
-        text = short(trace, choice.answer)
+        text = short(run.trace, answer)
       else:
-        text = sentences(question.question, trace, choice.answer)
+        text = sentences(question.question, run.trace, answer)
       reason = verify.fault(
         text,
-        choice.answer,
-        trace,
+        answer,
+        run.trace,
         max_chars=self._max_chars,
         max_sentences=4 if self._form == "sentences" else None,
       )

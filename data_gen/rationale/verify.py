@@ -14,6 +14,7 @@ BOX_NOT_IN_TRACE = "box_not_in_trace"
 NUMBER_NOT_IN_TRACE = "number_not_in_trace"
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)")
+_WORD_END = re.compile(r"[\w.-]$")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 
@@ -30,8 +31,8 @@ def fault(
   Args:
     rationale: the text.
     answer: that it must end with.
-    trace: that it was made from; every box and number of the rationale is in
-      it, or in the answer.
+    trace: that it was made from; every box of the rationale is in it, and
+      every number that stands before the answer.
     max_chars: longest text.
     max_sentences: most sentences; None for a form without sentences.
 
@@ -45,25 +46,28 @@ def fault(
   num_sentences = len(_SENTENCE_END.findall(rationale))
   if max_sentences is not None and num_sentences > max_sentences:
     return TOO_MANY_SENTENCES
-  if not _ends_with(rationale, answer):
+  body = _before(rationale, answer)
+  if body is None:
     return ANSWER_NOT_KEPT
   boxes = {box for event in trace for box in _boxes(event)}
   if not boxes.issuperset(scoring.boxes_in(rationale)):
     return BOX_NOT_IN_TRACE
   texts = [text for event in trace for text in _texts(event)]
-  numbers = set(_numbers([*texts, answer, scoring.normalize(answer)]))
+  numbers = set(_numbers(texts))
   numbers.update(str(len(e.value)) for e in trace if isinstance(e.value, list))
-  if not numbers.issuperset(_numbers([rationale])):
+  if not numbers.issuperset(_numbers([body])):
     return NUMBER_NOT_IN_TRACE
   return ""
 
 
-def _ends_with(text: str, answer: str) -> bool:
-  if text.rstrip(" .").casefold().endswith(answer.rstrip(" .").casefold()):
-    return bool(answer)
-  wanted = scoring.normalize(answer).split()
-  words = scoring.normalize(text).split()
-  return bool(wanted) and words[-len(wanted) :] == wanted
+def _before(text: str, answer: str) -> str | None:
+  """What stands before the answer; None if the text does not end with it."""
+  text, answer = text.rstrip(" ."), answer.rstrip(" .")
+  start = len(text) - len(answer)
+  if not answer or text[max(start, 0) :].casefold() != answer.casefold():
+    return None
+  # "12" does not end with "2".
+  return None if _WORD_END.search(text[:start]) else text[:start]
 
 
 def _boxes(event: events.Event) -> Iterable[tuple[int, ...]]:

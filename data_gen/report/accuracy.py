@@ -27,7 +27,8 @@ _ARM_LABELS = {
   "clean": "VPD, true rationales (upper bound)",
   "unfiltered": "VPD, unfiltered rationales",
   "k1": "VPD, one program per question",
-  "pseudo": "VPD, label-free pseudo-labels",
+  "pseudo": "Label-free: answers and rationales of one unfiltered program",
+  "pseudo_twin": "Label-free: answers of one unfiltered program only",
   "replay": "Labels and replay of base tasks",
   "mismatched": "VPD, mismatched rationales (control)",
 }
@@ -47,6 +48,7 @@ PAIRS = (
   ("clean", "vpd"),
   ("mismatched", "twin"),
   ("replay", "twin"),
+  ("pseudo", "pseudo_twin"),
   ("pseudo", FIRST),
 )
 
@@ -151,6 +153,21 @@ class DataScores:
       self.num_programs = max(self.num_programs, len(bundle.runs))
 
 
+def arms(runs: Sequence[TrainingRun]) -> list[str]:
+  """The runs' arms: those with a label in its order, then others by name."""
+  known = list(_ARM_LABELS)
+
+  def order(arm):
+    return (known.index(arm) if arm in known else len(known), arm)
+
+  return sorted({run.arm for run in runs}, key=order)
+
+
+def arm_label(arm: str) -> str:
+  """An arm's name for readers; its own name if it has no other."""
+  return _ARM_LABELS.get(arm, arm)
+
+
 def predictors(
   data: DataScores, runs: Sequence[TrainingRun], split: str
 ) -> list[Predictor]:
@@ -183,9 +200,9 @@ def predictors(
       scores = {i: s for i, s in scores.items() if i in asked}
     if scores:
       out.append(Predictor(key, label, {None: scores}))
-  for arm in sorted({run.arm for run in students}, key=_arm_order):
+  for arm in arms(students):
     of_arm = [run for run in students if run.arm == arm]
-    label = _ARM_LABELS.get(arm, arm)
+    label = arm_label(arm)
     direct = {
       run.seed: _scores(run.predictions[split].values(), "direct_is_correct")
       for run in of_arm
@@ -264,11 +281,6 @@ def differences(
       }
     )
   return out
-
-
-def _arm_order(arm):
-  known = list(_ARM_LABELS)
-  return (known.index(arm) if arm in known else len(known), arm)
 
 
 def _scores(predictions: Iterable[Prediction], field: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from typing import Any
 
-from data_gen.report import page_data, page_results
+from data_gen.report import page_costs, page_data, page_results
 from data_gen.report.markup import element
 from data_gen.report.page_parts import section
 from data_gen.report.read import TrainingRun
@@ -31,7 +31,9 @@ def body(
     sections.append(page_results.accuracy_section(data, of=data["name"]))
   sections.append(page_results.curves_section(runs))
   sections += [page_data.tools_section(data) for data in summary["data"]]
-  sections.append(page_results.speed_section(first))
+  sections.append(
+    page_costs.costs_section(summary["students_cost"], first["programs_cost"])
+  )
   sections.append(_limits_section(summary))
   return [section for section in sections if section is not None]
 
@@ -98,23 +100,23 @@ def _limits_section(summary):
     for counts in data["splits"].values()
     for writer in counts["writers"]
   }
-  names = {data["name"] for data in summary["data"]}
+  is_of_world = any(d["name"].startswith("world") for d in summary["data"])
   points = [
     "Intervals resample test images. They say how far another draw of test"
     " questions would move a number, not another base model or other data.",
   ]
   if seeds:
-    points.append(
-      "Each student was trained with one seed; another seed may change the"
-      " differences by more than the intervals show."
-      if max(seeds) == 1
-      else "Seeds vary the training order and what is drawn, not the base that"
-      " all students start from, unless an arm says so."
-    )
+    points.append(_seeds_point(max(seeds), summary["runs"]))
     points.append(
       "Twin and student share base, data, steps and seed. The student also"
       " reads rationales, which takes more compute per step: the"
       " equal-compute twin is the comparison that allows for it."
+    )
+  if {"pseudo", "pseudo_twin"} & {run["arm"] for run in summary["runs"]}:
+    points.append(
+      "The label-free arms train on no label, but pick their checkpoint on"
+      " labelled validation questions. The programs' mistakes are random here;"
+      " one that all programs share would be learnt."
     )
   if "grammar" in writers:
     points.append(
@@ -126,15 +128,23 @@ def _limits_section(summary):
       "Programs for photographs come from templates that stand in for an LLM,"
       " and no student is trained on them: their yields are all that is shown."
     )
-  if any(name.startswith("world") for name in names):
+  if is_of_world:
     points.append(
-      "The world is drawn by a program. Nothing here shows what rationales do"
-      " on photographs, for larger models or in other families of questions."
+      "This is one world, drawn by a program, with tools made for it. It says"
+      " nothing about natural images, real vision tools or larger models."
+    )
+  if is_of_world and seeds:
+    points.append(
+      "Whatever the sign, this is no evidence that rationales help in general:"
+      " the effect depends on the base, the families of questions, the form of"
+      " the rationales and the number of labels. Those were settled on this"
+      " world with scores of earlier students in view."
     )
     points.append(
       "test_phrase holds out color-kind phrases from questions only: the base"
-      " saw them while it learnt to find things. test_relation holds out"
-      " relations per family, not relations altogether."
+      " saw them in “find” prompts while it learnt to find things."
+      " test_relation holds out relations per family, not relations"
+      " altogether."
     )
   points.append(
     "“Any program right” needs the label to choose and is no method. A right"
@@ -145,4 +155,23 @@ def _limits_section(summary):
     "What this does and does not show",
     element("ul", *[element("li", p) for p in points], class_="limits"),
     id_="limits",
+  )
+
+
+def _seeds_point(num_seeds, runs):
+  """What the seeds vary; a base is known by the hash of its weights."""
+  if num_seeds == 1:
+    return (
+      "Each student was trained with one seed, from one base; another seed or"
+      " base may change the differences by more than the intervals show."
+    )
+  num_bases = len({run["init_sha256"] for run in runs if "init_sha256" in run})
+  if num_bases > 1:
+    return (
+      "Each seed has its own base, which all its arms start from: the spread"
+      " over seeds is of base and data order together."
+    )
+  return (
+    "Seeds vary data order only, the base is one: the spread over seeds says"
+    " nothing about another base."
   )

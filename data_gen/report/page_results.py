@@ -1,4 +1,4 @@
-"""Sections on predictors: accuracy, differences, rationales, training."""
+"""Sections on predictors: accuracy, differences, rationales, loss curves."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ _COLORS = {
   "unfiltered": "s7",
   "k1": "s6",
   "pseudo": "s8",
+  "pseudo_twin": "s2",
   "replay": "s9",
   "mismatched": "s4",
   accuracy.FIRST: "s2",
@@ -299,30 +300,4 @@ def curves_section(runs: Sequence[TrainingRun]) -> ET.Element | None:
     note="Nats per token on training batches, averaged within each example;"
     " one run of each arm.",
     id_="training",
-  )
-
-
-def speed_section(data: dict[str, Any]) -> ET.Element | None:
-  """Time per question of programs and students."""
-  seconds = data["seconds_per_question"]
-  if not seconds:
-    return None
-  rows = [
-    element(
-      "tr",
-      element("th", name, scope="row"),
-      element("td", f"{1000 * value:.2f} ms"),
-    )
-    for name, value in seconds.items()
-  ]
-  return section(
-    "Time per question",
-    scroll(
-      "Time per question",
-      element("table", element("tbody", *rows), class_="narrow"),
-    ),
-    note="“programs” is the wall time of writing and running all programs of"
-    " a question, on all workers together; the writer and tools may be far"
-    " cheaper than an LLM and vision models.",
-    id_="speed",
   )

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from data_gen.report import accuracy, rationales, read, yields
+from data_gen.report import accuracy, costs, rationales, read, yields
 from vpd_jax.evaluators import compare
 
 _VERDICT_WORDS = {
@@ -31,7 +31,7 @@ def build(
   Returns:
     {"headline", "data": one per folder, each with "name", "splits" (yields),
     "accuracy", "differences", "rationales" (by split), "tool_accuracy",
-    "seconds_per_question"; "runs": what was trained}.
+    "programs_cost"; "runs": what was trained; "students_cost": by arm}.
 
   Raises:
     ValueError, FileNotFoundError: as `read`.
@@ -50,6 +50,7 @@ def build(
       {"name": r.name, "arm": r.arm, "seed": r.seed, **_plain(r.evaluation)}
       for r in runs
     ],
+    "students_cost": costs.of_students(runs),
   }
 
 
@@ -70,7 +71,7 @@ def _data(folder, runs):
   scored_alone = (
     () if answered else [s for s in splits if s != "train"] or splits
   )
-  num_questions = 0
+  num_questions = num_programs = 0
   for split in splits:
     is_train = split == "train"
     tally = yields.Tally()
@@ -86,6 +87,7 @@ def _data(folder, runs):
       _judge(bundle, students, quality, quality_of_programs)
     out["splits"][split] = yields.to_dict(tally)
     num_questions += tally.questions
+    num_programs += tally.programs
     if not students and split not in scored_alone:
       continue
     table = accuracy.predictors(scores, runs, split)
@@ -96,7 +98,7 @@ def _data(folder, runs):
       for name, judged in (("programs", quality_of_programs), *quality.items())
       if judged.rationales
     ]
-  out["seconds_per_question"] = _latency(folder, num_questions, runs)
+  out["programs_cost"] = costs.of_programs(folder, num_questions, num_programs)
   return out
 
 
@@ -115,20 +117,8 @@ def _judge(bundle, students, quality, quality_of_programs):
       )
 
 
-def _latency(folder, num_questions, runs):
-  timings = read.json_file(folder / "timings.json") or {}
-  out = {}
-  if num_questions and {"programs", "runs"} <= timings.keys():
-    out["programs"] = (timings["programs"] + timings["runs"]) / num_questions
-  for run in runs:
-    seconds = run.evaluation.get("student_seconds_per_question")
-    if seconds is not None:
-      out[run.name] = seconds
-  return out
-
-
 def _plain(evaluation):
-  kept = ("steps", "train_seconds", "train_flops")
+  kept = ("steps", "train_seconds", "train_flops", "init_sha256")
   return {key: evaluation[key] for key in kept if key in evaluation}
 
 
@@ -159,6 +149,14 @@ def headline(data: dict[str, Any]) -> list[str]:
         f"It is {_VERDICT_WORDS[equal['verdict']]} a twin trained for as much"
         f" compute: {_points(equal['difference'])}"
         f" ({_points(equal['low'])} to {_points(equal['high'])})."
+      )
+    reasoned = found.get(("vpd" + accuracy.WITH_RATIONALE, "twin"))
+    if reasoned is not None:
+      sentences.append(
+        "Writing its rationale before the answer, it is"
+        f" {_VERDICT_WORDS[reasoned['verdict']]} the twin:"
+        f" {_points(reasoned['difference'])}"
+        f" ({_points(reasoned['low'])} to {_points(reasoned['high'])})."
       )
     return sentences
   for split in _test_splits(data):
@@ -216,6 +214,11 @@ def text(summary: dict[str, Any]) -> str:
         for r in data["rationales"][split]
         if r["boxes"] or r["exact_rate"] is not None
       ]
+    if data["programs_cost"]:
+      lines.append(f"  {_programs_line(data['programs_cost'])}")
+  if summary["students_cost"]:
+    lines += ["", "costs, means over seeds"]
+    lines += [f"  {_cost_line(row)}" for row in summary["students_cost"]]
   return "\n".join([*lines[1:], "", *summary["headline"]])
 
 
@@ -234,6 +237,31 @@ def _rationale_line(r):
     f" {percent(r['exact_rate'])}, agree with the direct answer"
     f" {percent(r['agrees_with_direct_rate'])}"
   )
+
+
+def _programs_line(cost):
+  return (
+    f"{cost['programs_per_question']:.0f} programs per question:"
+    f" {1000 * cost['seconds_per_question']:.2f} ms to write and run, on"
+    f" {costs.count_words(cost['num_workers'], 'worker')}"
+  )
+
+
+def _cost_line(row):
+  parts = [
+    form.format(row[key])
+    for key, form in (
+      ("steps", "{:.0f} steps"),
+      ("train_seconds", "{:.0f} s"),
+      ("train_flops", "{:.2e} FLOPs"),
+    )
+    if row[key] is not None
+  ]
+  for mode in costs.MODES:
+    seconds = row[f"{mode}_seconds_per_question"]
+    if seconds is not None:
+      parts.append(f"{1000 * seconds:.2f} ms per question, {mode}")
+  return f"{row['label']}: {', '.join(parts)}"
 
 
 def _accuracy_lines(tables, splits):

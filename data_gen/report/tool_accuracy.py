@@ -3,8 +3,9 @@
     python -m data_gen.report.tool_accuracy --workdir=DIR
 
 measures on scenes like those of a finished data_gen workdir, writes
-DIR/tool_accuracy.json for the report, and prints it. The tools read the JPEG's pixels through their
-`run_batch`, as programs make them do; the truth comes from the scene.
+DIR/tool_accuracy.json for the report, and prints it. The tools read the JPEG's
+pixels through their `run_batch`, as programs make them do; the truth comes
+from the scene.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from data_gen.tools import (
   world_ocr,
   world_vqa,
 )
+from vpd_jax.evaluators import scoring
 
 _WHOLE = (0, 0, 999, 999)
 _LEAST_IOU = 0.5
@@ -100,7 +102,9 @@ def _score(tools, scene, image, key):
   scores = {
     "find_recall": [i in pairs for i in range(len(scene.objects))],
     "find_precision": [j in pairs.values() for j in range(len(found))],
-    "box_iou": [iou(scene.objects[i].box, found[j]) for i, j in pairs.items()],
+    "box_iou": [
+      scoring.box_iou(scene.objects[i].box, found[j]) for i, j in pairs.items()
+    ],
     "box_exact": [
       list(scene.objects[i].box) == found[j] for i, j in pairs.items()
     ],
@@ -132,12 +136,12 @@ def _depth_order(depths: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def _match(
-  true_boxes: Sequence[Sequence[int]], found: Sequence[Sequence[int]]
+  true_boxes: Sequence[scoring.Box], found: Sequence[scoring.Box]
 ) -> dict[int, int]:
   """Pairs true and found boxes, the best overlap first."""
   overlaps = sorted(
     (
-      (iou(t, f), i, j)
+      (scoring.box_iou(t, f), i, j)
       for i, t in enumerate(true_boxes)
       for j, f in enumerate(found)
     ),
@@ -148,17 +152,6 @@ def _match(
     if overlap >= _LEAST_IOU and i not in pairs and j not in pairs.values():
       pairs[i] = j
   return dict(sorted(pairs.items()))
-
-
-def iou(a: Sequence[float], b: Sequence[float]) -> float:
-  """Intersection over union of two boxes y1 x1 y2 x2."""
-  height = min(a[2], b[2]) - max(a[0], b[0])
-  width = min(a[3], b[3]) - max(a[1], b[1])
-  if height <= 0 or width <= 0:
-    return 0.0
-  inter = height * width
-  areas = [(y2 - y1) * (x2 - x1) for y1, x1, y2, x2 in (a, b)]
-  return inter / (sum(areas) - inter)
 
 
 def write(workdir: pathlib.Path, num_images: int = 200) -> dict[str, float]:

@@ -31,7 +31,7 @@ def ask_rel(view, rules, draw):
   if not options:
     return None
   _, a, b, relation = draw.pick(options)
-  text = draw.pick(
+  text = draw.words(
     ("Is the {a} {r} the {b}?", "Is it true that the {a} is {r} the {b}?")
   ).format(
     a=_view.phrase(view.objects[a]),
@@ -61,7 +61,7 @@ def ask_logical(view, rules, draw):
   a, b = (draw.pick(o) for o in options)
   if a == b:
     return None
-  text = draw.pick(
+  text = draw.words(
     ("Is there {a} {w} {b}?", "Does the image show {a} {w} {b}?")
   ).format(a=_with_article(a), b=_with_article(b), w=word)
   first, second = view.select(*a), view.select(*b)
@@ -95,7 +95,7 @@ def ask_tsimple(view, rules, draw):
   if picked is None:
     return None
   count, passing, noun = picked
-  text = draw.pick(
+  text = draw.words(
     (
       "How many {x} are there?",
       "Count the {x}.",
@@ -124,7 +124,7 @@ def ask_tcomplex(view, rules, draw):
   if picked is None:
     return None
   count, passing, a, b, r1, r2, noun = picked
-  text = draw.pick(
+  text = draw.words(
     (
       "How many {x} are {r1} the {a} and {r2} the {b}?",
       "Count the {x} {r1} the {a} and {r2} the {b}.",
@@ -152,7 +152,7 @@ def ask_text(view, rules, draw):
     return None
   sign = draw.pick(found)
   o = view.objects[sign]
-  text = draw.pick(
+  text = draw.words(
     (
       "What word is on the {c} sign?",
       "What does the {c} sign say?",
@@ -187,10 +187,10 @@ def ask_fact(view, rules, draw):
     f" the {_view.phrase(view.objects[anchor])}"
   )
   if is_rolling:
-    text = draw.pick(("Can the {np} roll?", "Would the {np} roll?"))
+    text = draw.words(("Can the {np} roll?", "Would the {np} roll?"))
     answer = _view.yes(o.kind in ROLLING)
   else:
-    text = draw.pick(
+    text = draw.words(
       (
         "How many corners does the {np} have?",
         "What is the number of corners of the {np}?",
@@ -215,7 +215,7 @@ def ask_depth(view, rules, draw):
   if not found:
     return None
   a, b = draw.pick(found)
-  text = draw.pick(
+  text = draw.words(
     (
       "Is the {a} closer than the {b}?",
       "Is the {a} nearer to the camera than the {b}?",

@@ -49,7 +49,7 @@ def _ask_attribute(view, family, draw, target, asked, noun_phrase, *groups):
   return _view.asked(
     view,
     family,
-    draw.pick(_ATTRIBUTE_TEXTS[asked]).format(np=noun_phrase),
+    draw.words(_ATTRIBUTE_TEXTS[asked]).format(np=noun_phrase),
     o.color if asked == "color" else o.kind,
     *groups,
     [target],
@@ -66,7 +66,7 @@ def _attr(view, rules, draw):
   if not found:
     return None
   anchor, relation, target, noun, asked = draw.pick(found)
-  link = draw.pick(("", "that is "))
+  link = draw.words(("", "that is "))
   anchor_text = _view.phrase(view.objects[anchor])
   text = f"{noun} {link}{draw.relation(relation)} the {anchor_text}"
   return _ask_attribute(view, "attr", draw, target, asked, text, [anchor])
@@ -92,7 +92,7 @@ def _two(view, rules, draw):
   if not found:
     return None
   anchor, inner, middle, outer, target, noun, asked = draw.pick(found)
-  link = draw.pick(("", "that is "))
+  link = draw.words(("", "that is "))
   text = (
     f"{noun} {draw.relation(outer)} the {view.objects[middle].kind}"
     f" {link}{draw.relation(inner)} the {_view.phrase(view.objects[anchor])}"
@@ -118,7 +118,7 @@ def _count(view, rules, draw):
   if picked is None:
     return None
   count, passing, anchor, relation, noun = picked
-  text = draw.pick(
+  text = draw.words(
     (
       "How many {x} are {r} the {a}?",
       "How many {x} are there {r} the {a}?",
@@ -145,7 +145,7 @@ def _cmp(view, rules, draw):
   if not found[is_more]:
     return None
   a, b, first, second = draw.pick(found[is_more])
-  text = draw.pick(
+  text = draw.words(
     (
       "Are there more {a} than {b}?",
       "Is the number of {a} greater than the number of {b}?",
@@ -180,7 +180,7 @@ def _and2(view, rules, draw):
       return None
     chosen.append(draw.pick(options))
   (_, a, b, r1), (_, c, d, r2) = chosen
-  text = draw.pick(
+  text = draw.words(
     (
       "Is the {a} {r1} the {b} and the {c} {r2} the {d}?",
       "Is it true that the {a} is {r1} the {b} and the {c} is {r2} the {d}?",

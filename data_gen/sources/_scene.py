@@ -62,6 +62,7 @@ class Setting:
     odd_hue_share: of objects whose hue is far from its name's.
     speckled_share: of objects with many of their pixels missing.
     jpeg_quality: as in Pillow.
+    phrasings: most ways of saying each thing in a question.
   """
 
   image_px: int = 48
@@ -83,6 +84,7 @@ class Setting:
   odd_hue_share: float = 0.05
   speckled_share: float = 0.03
   jpeg_quality: int = 90
+  phrasings: int = 3
 
   def __post_init__(self):
     for name, known in (

@@ -138,8 +138,14 @@ class View:
 class Draw:
   """Random choices with plain Python results."""
 
-  def __init__(self, rng: np.random.Generator):
-    self._rng = rng
+  def __init__(self, rng: np.random.Generator, phrasings: int):
+    """Initialises.
+
+    Args:
+      rng: where chance comes from.
+      phrasings: how many ways of saying each thing are used.
+    """
+    self._rng, self._phrasings = rng, phrasings
 
   def chance(self) -> float:
     """Uniform in 0..1."""
@@ -148,6 +154,10 @@ class Draw:
   def pick(self, options: Sequence):
     """One of the options."""
     return options[int(self._rng.random() * len(options))]
+
+  def words(self, options: Sequence[str]) -> str:
+    """One of the ways of saying a thing that are in use."""
+    return self.pick(options[: self._phrasings])
 
   def weighted(self, options: Sequence, weights: Sequence[float]):
     """One of the options, by weight."""
@@ -160,7 +170,7 @@ class Draw:
 
   def relation(self, name: str) -> str:
     """Words for a relation."""
-    return self.pick(_RELATION_TEXTS[name])
+    return self.words(_RELATION_TEXTS[name])
 
 
 def plural(noun: str) -> str:

@@ -37,7 +37,7 @@ def read(
   num_shards: int,
   seed: int,
   path: str,
-  image_dir: str | None = None,
+  image_dir: str = "",
   default_split: str = "train",
 ) -> Iterator[records.Question]:
   """Yields the questions of one shard of a split, in the file's order.
@@ -47,7 +47,7 @@ def read(
     shard, num_shards: a contiguous part of the split's lines.
     seed: not used; the file says it all.
     path: of the JSONL file.
-    image_dir: where image paths start; the file's own folder if None.
+    image_dir: where image paths start; the file's own folder if empty.
     default_split: of lines that name none.
 
   Yields:
@@ -73,8 +73,8 @@ def read(
   ]
   if not lines:
     raise ValueError(
-      f"{file} has no line of the split {split!r}; remove it from"
-      " config.splits, or name it in the lines."
+      f"{file} has no line of the split {split!r}; name it in the lines"
+      f' ("split": "{split}"), or remove it from config.splits.'
     )
   start = len(lines) * shard // num_shards
   end = len(lines) * (shard + 1) // num_shards
@@ -95,12 +95,12 @@ def read(
 
 def _lines(file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
   ids: dict[str, int] = {}
-  with file.open(encoding="utf-8") as lines:
+  with file.open("rb") as lines:
     for number, line in enumerate(lines, start=1):
       if not line.strip():
         continue
       try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8"))
         _check(row)
         if row.get("id", "") in ids:
           first = ids[row["id"]]
@@ -128,6 +128,8 @@ def _check(row: Any) -> None:
   for key in ("split", "family", "id"):
     if not isinstance(row.get(key, ""), str):
       raise ValueError(f"{key!r} must be a text, got {row[key]!r}")
+  if not isinstance(row.get("regions", []), list):
+    raise ValueError(f"'regions' must be a list of boxes: {row['regions']!r}")
   for box in row.get("regions", []):
     if not (
       isinstance(box, list)

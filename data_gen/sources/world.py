@@ -183,7 +183,7 @@ def _families(split, preset, families):
 
 def _ask(rng, setting, rules, families, count):
   """Draws scenes until one has a question of each chosen family."""
-  draw = _view.Draw(rng)
+  draw = _view.Draw(rng, setting.phrasings)
   order = rng.permutation(len(families)).tolist()
   chosen = [families[order[i % len(order)]] for i in range(count)]
   for _ in range(_MOST_SCENES):

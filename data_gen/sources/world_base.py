@@ -1,7 +1,10 @@
-"""Captioning, finding and reading tasks of the embedded world.
+"""Tasks that say what is where in the embedded world, for the base model.
 
-What the base model is tuned on before any question is asked, as PaLI's own
-pretraining is a mixture of such tasks. Images have streams of their own, so
+Captions (its first phase), then finding what a phrase names, naming what is
+in a box and saying whether a thing is there; reading ("words") only where the
+setting prints words. The base is tuned on them before any student learns to
+answer questions that relate or compare things, as PaLI's own pretraining is a
+mixture of such tasks. Images have streams of their own, so
 none of them is an image of `data_gen.sources.world`, whatever the seed. The
 phrases that the world's composition splits hold out do occur here: it is
 questions that have not been asked about them, not words that are new.
@@ -17,11 +20,29 @@ from data_gen import records
 from data_gen.sources import _render, _scene, _view, world
 
 SPLITS = ("train", "validation")
-TASKS = ("caption", "find", "at", "words")
+TASKS = ("caption", "find", "find_two", "at", "exist", "words")
 NONE = "none"
-# Of find prompts: red square, square, red, thing.
+# No relation and no comparison: those are what the students learn.
+_FIND_TEXTS = (
+  "Find the {}.",
+  "Where is the {}?",
+  "Locate each {} in the image.",
+  "In the image, where is the {}?",
+  "How can I find the {}?",
+)
+_FIND_TWO_TEXTS = (
+  "Find the {} and the {}.",
+  "Where is the {} and where is the {}?",
+  "In the image, locate the {} and each {}.",
+)
+_EXIST_TEXTS = (
+  "Is there a {}?",
+  "Is there a {} in the image?",
+  "Does the image show a {}?",
+)
+# Of phrases: red square, square, red thing, thing.
 _FIND_WEIGHTS = (0.4, 0.25, 0.25, 0.1)
-# Find prompts drawn from what the image shows; the rest from all phrases.
+# Phrases drawn from what the image shows; the rest from all there are.
 _SHOWN_SHARE = 0.7
 _MOST_DRAWS = 50
 
@@ -34,7 +55,7 @@ def read(
   seed: int,
   num_images: int,
   preset: str = "quickstart",
-  tasks: Mapping[str, int] | None = None,
+  tasks: Mapping[str, int],
   setting: Mapping[str, Any] | None = None,
 ) -> Iterator[records.Question]:
   """Yields the tasks of one shard, image by image; a task is the family.
@@ -45,14 +66,14 @@ def read(
     seed: of the whole data set.
     num_images: in the split, over all shards.
     preset, setting: as in `data_gen.sources.world.read`.
-    tasks: how many of each of TASKS per image; none given: caption 1, find
-      2, at 1. "words" needs a setting with words.
+    tasks: how many of each of TASKS per image. "words" needs a setting with
+      words.
 
   Raises:
     ValueError: for an unknown name, with those that exist.
   """
   made = world.make_setting(preset, setting)
-  counts = {"caption": 1, "find": 2, "at": 1} if tasks is None else dict(tasks)
+  counts = dict(tasks)
   if split not in SPLITS:
     raise ValueError(f"split={split!r} is not one of {SPLITS}.")
   unknown = sorted(set(counts) - set(TASKS))
@@ -68,7 +89,7 @@ def read(
       _render.render(scene, made, rng), made.jpeg_quality
     )
     image_id = f"world_base-{split}-{index:07d}"
-    rows = _rows(scene, made, counts, _view.Draw(rng))
+    rows = _rows(scene, made, counts, _view.Draw(rng, made.phrasings))
     for number, (task, prompt, answer) in enumerate(rows):
       yield records.Question(
         question_id=f"{image_id}-{number}",
@@ -88,7 +109,9 @@ def _rows(scene, setting, counts, draw):
   makers: dict[str, Callable] = {
     "caption": _caption,
     "find": _find,
+    "find_two": _find_two,
     "at": _at,
+    "exist": _exist,
     "words": _words,
   }
   for task, count in counts.items():
@@ -114,8 +137,29 @@ def _caption(scene, setting, draw):
 
 
 def _find(scene, setting, draw):
+  phrase, found = _phrase(scene, setting, draw)
+  return draw.pick(_FIND_TEXTS).format(phrase), " , ".join(found) or NONE
+
+
+def _find_two(scene, setting, draw):
+  (a, first), (b, second) = (_phrase(scene, setting, draw) for _ in range(2))
+  answer = " ; ".join(" , ".join(found) or NONE for found in (first, second))
+  return draw.pick(_FIND_TWO_TEXTS).format(a, b), answer
+
+
+def _exist(scene, setting, draw):
+  is_there = draw.chance() < 0.5
+  phrase, found = "", []
+  # Ends soon: of three to six things, most phrases name none.
+  while not phrase or bool(found) != is_there:
+    phrase, found = _phrase(scene, setting, draw, shown_share=0.5)
+  return draw.pick(_EXIST_TEXTS).format(phrase), "yes" if found else "no"
+
+
+def _phrase(scene, setting, draw, shown_share=_SHOWN_SHARE):
+  """A noun phrase, and the boxes that it names."""
   form = draw.weighted(range(4), _FIND_WEIGHTS)
-  if draw.chance() < _SHOWN_SHARE:
+  if draw.chance() < shown_share:
     o = draw.pick(scene.objects)
     color, kind = o.color, o.kind
   else:
@@ -126,14 +170,20 @@ def _find(scene, setting, draw):
     for o in scene.objects
     if color in ("", o.color) and kind in ("", o.kind)
   ]
-  phrase = " ".join(filter(None, (color, kind))) or "thing"
-  return f"Find {phrase}.", " , ".join(found) or NONE
+  return " ".join(filter(None, (color, kind or "thing"))), found
 
 
 def _at(scene, setting, draw):
   del setting
   o = draw.pick(scene.objects)
-  return f"What is at {_text(o.box)}?", f"{o.color} {o.kind}"
+  question, answer = draw.pick(
+    (
+      ("What is at {}?", f"{o.color} {o.kind}"),
+      ("What color is the thing at {}?", o.color),
+      ("What shape is the thing at {}?", o.kind),
+    )
+  )
+  return question.format(_text(o.box)), answer
 
 
 def _words(scene, setting, draw):

@@ -76,8 +76,11 @@ def _gray(image):
 
 
 def _cascade(gray, file_name, **options):
-  path = cv2.data.haarcascades + file_name
-  found = cv2.CascadeClassifier(path).detectMultiScale(gray, **options)
+  # OpenCV's type stub leaves out cv2.data.
+  folder = cv2.data.haarcascades  # pyright: ignore[reportAttributeAccessIssue]
+  found = cv2.CascadeClassifier(folder + file_name).detectMultiScale(
+    gray, **options
+  )
   return [(y, x, y + h, x + w) for x, y, w, h in np.reshape(found, (-1, 4))]
 
 
@@ -105,7 +108,8 @@ def _faces(image):
 def _people(image):
   """Whole figures by HOG, else bodies grown from faces (3 by 7 heads)."""
   hog = cv2.HOGDescriptor()
-  hog.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())
+  people = np.asarray(cv2.HOGDescriptor.getDefaultPeopleDetector(), np.float32)
+  hog.setSVMDetector(people)
   found, scores = hog.detectMultiScale(image, winStride=(8, 8), scale=1.05)
   figures = [
     (y, x, y + h, x + w)

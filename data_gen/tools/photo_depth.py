@@ -93,7 +93,7 @@ def disparity_px(left: np.ndarray, right: np.ndarray) -> np.ndarray:
   OpenCV.
   """
   smooth = 8 * 3 * _BLOCK_PX**2
-  matcher = cv2.StereoSGBM_create(
+  matcher = cv2.StereoSGBM.create(
     minDisparity=0,
     numDisparities=_MOST_DISPARITY_PX,
     blockSize=_BLOCK_PX,

@@ -6,8 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from data_gen.sources import _render
-from data_gen.tools import _regions, _world_pixels, _world_shapes, tool
+from data_gen.tools import (
+  _regions,
+  _typeface,
+  _world_pixels,
+  _world_shapes,
+  tool,
+)
 
 _MOST_LETTERS = 4
 _INK = 0.5
@@ -107,7 +112,7 @@ def _read(ink, length, shift):
 @functools.lru_cache(maxsize=16)
 def _glyphs(scale):
   """Letters, and their dots as float32[letters, 5 * scale, 3 * scale]."""
-  letters = tuple(_render.FONT)
+  letters = tuple(_typeface.FONT)
   return letters, np.stack(
-    [_render.word_mask(letter, scale) for letter in letters]
+    [_typeface.word_mask(letter, scale) for letter in letters]
   ).astype(np.float32)

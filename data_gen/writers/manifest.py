@@ -1,7 +1,9 @@
 """Writes what is in a data set and where it came from: manifest and card.
 
-Nothing here depends on the clock, the host or the number of workers, so equal
-configs give equal bytes.
+Nothing here depends on the clock or the number of workers: on one host, equal
+configs give equal bytes. What the manifest says about the host is what the
+records may depend on: package versions, and the kernel's layers that were in
+force while programs ran.
 """
 
 import hashlib

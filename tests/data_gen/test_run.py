@@ -184,6 +184,25 @@ def test_killed_and_run_again_equals_unbroken(made, tmp_path, num_records):
   assert files(workdir) == files(made)
 
 
+def check_mismatched(found, base):
+  """Each text differs from the question's own, and is of another image."""
+  compared = 0
+  for example in found:
+    own = base[example["example_id"]]
+    if not example["rationale"]:
+      continue
+    owners = {
+      e["image_id"]
+      for e in base.values()
+      if e["rationale"] == example["rationale"]
+      and e["family"] == example["family"]
+    }
+    assert example["rationale"] != own["rationale"]
+    assert owners - {own["image_id"]}
+    compared += 1
+  assert compared >= 3
+
+
 @pytest.mark.parametrize(
   "variant", ["unfiltered", "k1", "clean", "pseudo", "mismatched"]
 )
@@ -206,6 +225,8 @@ def test_a_variant_takes_the_runs_of_another_workdir(made, tmp_path, variant):
       assert example["answer_source"] == "program"
     elif variant == "unfiltered":
       assert example["rationale"] or not base[key]["rationale"]
+  if variant == "mismatched":
+    check_mismatched(found.values(), base)
   if variant == "k1":
     kept = {c.kept for c in rows(records.Choice, tmp_path, "choices")}
     assert kept <= {0, None}
@@ -289,7 +310,18 @@ def test_help_is_quick():
     ),
     (
       [f"--config={WORLD}", "--workdir=W", "--config.sandbox.cpu=3"],
-      'Did you mean "cpu_s" instead of "cpu"',
+      "--config.sandbox.cpu is not in the config file. Did you mean"
+      " --config.sandbox.cpu_s? --config.sandbox has: cpu_s, memory_mb,",
+    ),
+    (
+      [f"--config={WORLD}", "--workdir=W", "--config.source.presett=large"],
+      "error: --config.source.presett is not in the config file. Did you mean"
+      " --config.source.preset? --config.source has: families, name, preset,"
+      " questions_per_image, setting.",
+    ),
+    (
+      [f"--config={WORLD}", "--workdir=W", "--config.seed.x=1"],
+      "--config.seed.x is not in the config file. --config.seed has: no parts.",
     ),
     (
       [f"--config={WORLD}", "--workdir=W", "--config.seed=one"],
@@ -308,13 +340,76 @@ def test_a_bad_command_line_is_one_line_and_not_exit_0(
   assert "Traceback" not in error
 
 
+def test_an_interrupted_stage_leaves_its_seconds(tmp_path, monkeypatch):
+  def interrupted(*args, **kwargs):
+    time.sleep(0.02)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(stage, "run", interrupted)
+  for total in (0.02, 0.04):
+    with pytest.raises(KeyboardInterrupt):
+      run.generate(get_config(num_workers=1), tmp_path)
+    seconds = json.loads((tmp_path / "timings.json").read_text())
+    assert seconds["questions"] >= total
+
+
+def test_the_large_world(tmp_path):
+  sizes = [
+    f"--config.splits.{split}.{key}={value}"
+    for split in ("train", "validation", "test_iid", "test_phrase")
+    for key, value in (("num_images", 4), ("num_shards", 1))
+  ]
+  sizes += [
+    "--config.splits.test_relation.num_images=4",
+    "--config.splits.test_relation.num_shards=1",
+  ]
+  workdir = f"--workdir={tmp_path}"
+  config, _ = run._parse(["run", f"--config={WORLD}:size=large", workdir])
+  train = config["splits"]["train"]
+  questions = train["num_images"] * config["source"]["questions_per_image"]
+  assert (questions, train["num_shards"]) == (10**6, 512)
+  config, _ = run._parse(
+    ["run", f"--config={WORLD}:size=large", workdir, *sizes]
+  )
+  run.generate(config | {"num_workers": 1}, tmp_path)
+  found = examples(tmp_path)
+  kept = [e["rationale"] for e in found if e["rationale"]]
+  assert len(found) == 80
+  assert len(kept) >= 50
+  assert all("o the answer is " in text for text in kept)
+  words = " ".join(e["question"] for e in found)
+  assert "sign" in words and "purple" in words and "star" in words
+  with PIL.Image.open(io.BytesIO(found[0]["image"])) as image:
+    assert image.size == (128, 128)
+
+
+def test_the_source_is_chosen_on_the_command_line():
+  config, _ = run._parse(
+    [
+      "run",
+      f"--config={WORLD}",
+      "--workdir=W",
+      "--config.source.preset=large",
+      "--config.source.families=('attr', 'text')",
+      "--config.source.questions_per_image=2",
+    ]
+  )
+  assert config["source"] == {
+    "name": "world",
+    "preset": "large",
+    "families": ("attr", "text"),
+    "questions_per_image": 2,
+    "setting": {"phrasings": 1},
+  }
+
+
 def test_the_base_tasks(tmp_path):
   path = ROOT / "configs/data_gen/world_base.py"
   config = get_config(path) | {"splits": {"train": SPLITS["train"]}}
   contents = run.generate(config, tmp_path)
   found = examples(tmp_path)
-  assert len(found) == 12 == stage.tally(contents["examples"])[""]
-  assert {e["family"] for e in found} == {"caption", "find", "at"}
+  assert len(found) == 15 == stage.tally(contents["examples"])[""]
+  assert {e["family"] for e in found} == {"find", "find_two", "at", "exist"}
   assert all(e["answer"] and not e["rationale"] for e in found)
 
 
@@ -418,6 +513,10 @@ class TestOwnImages:
         "line 2: 'regions' holds",
       ),
       (
+        '{"image": "a.jpg", "question": "q", "regions": 5}',
+        "line 2: 'regions' must be a list of boxes: 5",
+      ),
+      (
         '{"image": "a.jpg", "question": "q", "id": "x"}',
         "line 2: id 'x' is that of line 1 too",
       ),
@@ -427,6 +526,13 @@ class TestOwnImages:
     self.write(folder, {"image": "a.jpg", "question": "q?", "id": "x"}, line)
     with pytest.raises(ValueError, match=rf"q\.jsonl, {message}"):
       self.generate(folder)
+
+  def test_bytes_that_are_no_utf8_name_file_and_line(self, folder):
+    path = folder / "q.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"image": "caf\xe9.jpg"}\n')
+    with pytest.raises(ValueError, match=r"q\.jsonl, line 5: .*utf-8") as e:
+      self.generate(folder)
+    assert "\n" not in str(e.value)
 
   def test_a_missing_file_and_an_empty_split_are_named(self, folder):
     with pytest.raises(ValueError, match="no line of the split 'train'"):

@@ -161,6 +161,8 @@ def test_weights_of_another_model_are_refused(data_dir, unbroken, tmp_path):
     (["--config.loss.name=fussed"], "Did you mean 'fused'"),
     (["--config.sharding.mesh.data=3"], "does not fit 1 devices"),
     (["--config.input.batch_sise=8"], 'Did you mean "batch_size"'),
+    (["--config.select=validation/acc"], "'validation/direct_accuracy'"),
+    (["--config.evaluators.validation.split=x"], "no split 'x'"),
     (["--config.input.vocab=none"], "no vocabulary 'none'"),
     (["--config.data_dir=/nowhere"], "no data set folder /nowhere"),
     (["--config.init=/nowhere.npz"], "/nowhere.npz"),
@@ -199,6 +201,25 @@ def test_damaged_shard_is_named(data_dir, tmp_path):
   done = _run("train", copy, tmp_path / "run2")
   assert done.returncode == 1
   assert shard.name in done.stderr and "lacks 1 of" in done.stderr
+
+
+def test_another_config_in_a_finished_workdir_is_refused(data_dir, unbroken):
+  before = (unbroken / "config.json").read_text()
+  done = _run("train", data_dir, unbroken, "--config.loss.rationale_weight=0")
+  assert done.returncode == 1
+  assert "loss.rationale_weight: was 1.0, is 0" in done.stderr
+  assert (unbroken / "config.json").read_text() == before
+  # What does not decide what is learnt may change.
+  done = _run("train", data_dir, unbroken, "--config.log_every_steps=7")
+  assert done.returncode == 0, done.stderr
+
+
+def test_loss_that_is_not_finite_stops_before_a_checkpoint(data_dir, tmp_path):
+  done = _run("train", data_dir, tmp_path / "run", "--config.optim.lr=1e20")
+  assert done.returncode == 1
+  assert "the loss is nan at step" in done.stderr
+  steps = store.Store(tmp_path / "run" / "checkpoints")
+  assert steps.latest_step() in (None, 5)
 
 
 @pytest.mark.parametrize("entry", ["train", "evaluate", "export"])

@@ -3,16 +3,18 @@
 Two sources of chance, kept apart:
 
   questions  questions about one picture share its difficulty, so whole images
-             are drawn with replacement (`mean_interval`, `paired_interval`)
-  seeds      each training run is one draw; runs with equal seeds share data
-             and order, so their differences are averaged (`over_seeds`)
+             are drawn with replacement (`mean_interval`, for a difference
+             too: of its values per question)
+  seeds      each training run is one draw; runs with equal seeds share base,
+             data and order, so their differences are averaged (`over_seeds`)
 
     twin   1 0 0 1    a = vpd - twin per question: 0 1 0 0
     vpd    1 1 0 1    images:                      A A B B
     resamples of {A, B}: AA -> .5, AB -> .25, BB -> 0
 
-Neither interval says anything about another base, world or recipe. Needs
-numpy and scipy only, so data_gen's report uses it too.
+Neither interval says anything about another world or recipe, nor about
+another base unless each seed has its own. Needs numpy and scipy only, so
+data_gen's report uses it too.
 """
 
 import dataclasses
@@ -117,33 +119,6 @@ def mean_interval(
     num_values=len(values),
     num_groups=len(names),
   )
-
-
-def paired_interval(
-  values: Sequence[float],
-  baseline: Sequence[float],
-  groups: Sequence[str],
-  **kwargs,
-) -> Interval:
-  """Interval of mean(values - baseline), the same questions in both.
-
-  Args:
-    values, baseline: one number per question, in the same order.
-    groups: the question's image.
-    **kwargs: of `mean_interval`.
-
-  Raises:
-    ValueError: if the lengths differ, or there are no values.
-  """
-  if len(values) != len(baseline):
-    raise ValueError(
-      f"a paired difference needs the same questions on both sides; got"
-      f" {len(values)} and {len(baseline)} values"
-    )
-  difference = np.subtract(
-    np.asarray(values, np.float64), np.asarray(baseline, np.float64)
-  )
-  return mean_interval(difference.tolist(), groups, **kwargs)
 
 
 def over_seeds(values: Sequence[float], *, level: float = 0.95) -> Seeds:

@@ -6,6 +6,7 @@ answers benchmarks directly (Hu et al., arXiv:2312.03052, section 3.2).
 """
 
 import functools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from vpd_jax import step
 from vpd_jax.decode import loop
 from vpd_jax.evaluators import rationale, scoring
-from vpd_jax.input import pipeline
+from vpd_jax.input import pipeline, records, tasks
 from vpd_jax.sharding import place
 
 MODES = ("direct", "rationale")
@@ -30,6 +31,11 @@ class Evaluator:
     modes: which of MODES to run.
     batch_size: questions decoded at once.
     label_suffix, rationale_suffix: as in `input.tasks.to_arrays`.
+
+  Raises:
+    ValueError: for an unknown mode, or a batch that does not divide over the
+      devices.
+    FileNotFoundError: if the data set has no such split.
   """
 
   def __init__(
@@ -40,7 +46,8 @@ class Evaluator:
     split: str,
     modes: Sequence[str] = ("direct",),
     batch_size: int = 200,
-    **prompt_options: str,
+    label_suffix: str = tasks.LABEL_SUFFIX,
+    rationale_suffix: str = tasks.RATIONALE_SUFFIX,
   ):
     unknown = sorted(set(modes) - set(MODES))
     if unknown:
@@ -48,20 +55,33 @@ class Evaluator:
     place.check_batch_size(batch_size, parts.batch_sharding)
     self._parts, self._modes = parts, tuple(modes)
     self._dir, self._split = dir, split
-    self._batch_size, self._prompt_options = batch_size, prompt_options
+    records.find_shards(dir, split)
+    self._batch_size = batch_size
+    self._suffixes: dict[str, Any] = {
+      "label_suffix": label_suffix,
+      "rationale_suffix": rationale_suffix,
+    }
     self._batches: list | None = None
+    self.metrics = tuple(f"{mode}_accuracy" for mode in modes)
 
-  def predict(self, params: step.Params) -> list[dict[str, Any]]:
-    """One row per question, in file order.
+  def predict(
+    self, params: step.Params
+  ) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """One row per question, in file order, and seconds per mode.
 
     Returns:
       Rows with example_id, image_id, family, question, answers, and per mode
       its text, answer and whether that is correct; None for a mode not run.
+      And the seconds that each mode's decoding took.
     """
-    rows = []
-    for batch, records in self._load():
-      texts = {mode: self._decode(params, batch, mode) for mode in self._modes}
-      for index, record in enumerate(records):
+    rows, seconds = [], dict.fromkeys(self._modes, 0.0)
+    for batch, batch_records in self._load():
+      texts = {}
+      for mode in self._modes:
+        start = time.perf_counter()
+        texts[mode] = self._decode(params, batch, mode)
+        seconds[mode] += time.perf_counter() - start
+      for index, record in enumerate(batch_records):
         row = {
           key: record[key]
           for key in ("example_id", "image_id", "family", "question", "answers")
@@ -77,7 +97,7 @@ class Evaluator:
           "rationale_is_correct": _is_correct(answer, record),
         }
         rows.append(row)
-    return rows
+    return rows, seconds
 
   def score(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Share of right answers in rows of `predict`, per mode."""
@@ -90,7 +110,7 @@ class Evaluator:
 
   def run(self, params: step.Params) -> dict[str, float]:
     """Accuracy of each mode."""
-    return self.score(self.predict(params))
+    return self.score(self.predict(params)[0])
 
   def warm_up(self, params: step.Params) -> None:
     """Compiles, and reads the data, so that a timed `predict` does neither."""
@@ -110,7 +130,8 @@ class Evaluator:
           self._parts.lengths,
           self._batch_size,
           image_px=self._parts.image_px,
-          **self._prompt_options,
+          with_targets=False,
+          **self._suffixes,
         )
       )
     return self._batches

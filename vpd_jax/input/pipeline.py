@@ -40,8 +40,10 @@ class ExampleSource:
       lengths: of the token arrays.
       cache: keep each row once it was made. For data sets that fit memory: a
         row takes its pixels and about 2 kB.
-      drop_long: leave out records with a text that does not fit `lengths`,
-        and log how many; otherwise such a record is an error when it comes.
+      drop_long: leave out records with a prompt or an answer that does not
+        fit `lengths`, and rationales that do not, and log how many; otherwise
+        such a record is an error when it comes. A record whose rationale is
+        left out stays, for its label.
       **options: of `tasks.to_arrays`.
     """
     self._records = records
@@ -49,16 +51,9 @@ class ExampleSource:
     self._lengths = lengths
     self._options = options
     self._kept: Sequence[int] = range(len(records))
+    self._without_rationale: set[int] = set()
     if drop_long:
-      self._kept = [i for i in self._kept if self._fits(i)]
-      if len(self._kept) < len(records):
-        logging.warning(
-          "%r: left out %d of %d records that do not fit %s",
-          records,
-          len(records) - len(self._kept),
-          len(records),
-          lengths,
-        )
+      self._drop_long()
     self._cache: dict[int, Batch] | None = {} if cache else None
 
   def __len__(self) -> int:
@@ -74,7 +69,9 @@ class ExampleSource:
 
   def record(self, index: int) -> dict[str, Any]:
     """The record itself, see `schema`."""
-    return schema.parse(self._records[self._kept[index]])
+    number = self._kept[index]
+    record = schema.parse(self._records[number])
+    return _blank(record) if number in self._without_rationale else record
 
   def arrays(self, record: Mapping[str, Any]) -> Batch:
     """The record as a row of a batch."""
@@ -82,9 +79,28 @@ class ExampleSource:
       record, self._tokenizer, self._lengths, **self._options
     )
 
-  def _fits(self, index: int) -> bool:
+  def _drop_long(self) -> None:
+    """Finds what does not fit, reading all records once."""
+    kept = []
+    for number in self._kept:
+      record = schema.parse(self._records[number])
+      if self._fits(record):
+        kept.append(number)
+      elif self._fits(_blank(record)):
+        kept.append(number)
+        self._without_rationale.add(number)
+    if len(kept) < len(self._kept) or self._without_rationale:
+      logging.warning(
+        "%r: left out %d records and %d rationales that do not fit %s",
+        self._records,
+        len(self._kept) - len(kept),
+        len(self._without_rationale),
+        self._lengths,
+      )
+    self._kept = kept
+
+  def _fits(self, record: Mapping[str, Any]) -> bool:
     options = {k: v for k, v in self._options.items() if k != "image_px"}
-    record = schema.parse(self._records[index])
     try:
       tasks.tokenize(record, self._tokenizer, self._lengths, **options)
     except tasks.TooLongError:
@@ -231,6 +247,7 @@ def eval_batches(
   *,
   image_px: int,
   rows: Sequence[int] | None = None,
+  with_targets: bool = True,
   **options,
 ) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
   """One pass over a split, in file order.
@@ -243,6 +260,8 @@ def eval_batches(
     batch_size: examples in a global batch.
     image_px: height and width of images.
     rows: of the global batch that this process loads; None: all.
+    with_targets: False leaves the targets empty, so that none of them has to
+      fit: a prediction may be scored against texts of any length.
     **options: of `tasks.to_arrays`.
 
   Yields:
@@ -263,7 +282,11 @@ def eval_batches(
     numbers = np.asarray([start + row for row in mine])
     is_real = numbers < len(source)
     records = [source.record(min(n, len(source) - 1)) for n in numbers]
-    batch = _stack([source.arrays(record) for record in records])
+    if not with_targets:
+      rows_of = [_blank(record) | {"answer": ""} for record in records]
+    else:
+      rows_of = records
+    batch = _stack([source.arrays(record) for record in rows_of])
     for key in ("label_weights", "rationale_weights"):
       batch[key] *= is_real[:, None]
     batch["is_real"] = is_real
@@ -272,3 +295,8 @@ def eval_batches(
 
 def _stack(rows: Sequence[Batch]) -> Batch:
   return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def _blank(record: dict[str, Any]) -> dict[str, Any]:
+  """The record without its rationales."""
+  return record | {"rationale": "", "reference_rationale": ""}

@@ -85,8 +85,8 @@ class Linear(nnx.Module):
     use_bias: bool = False,
     std: float | None = None,
   ):
-    std = width_in**-0.5 if std is None else std
-    self.kernel = param(rngs.params(), (width_in, width_out), axes, std)
+    kernel_std: float = width_in**-0.5 if std is None else std
+    self.kernel = param(rngs.params(), (width_in, width_out), axes, kernel_std)
     self.bias = constant((width_out,), (axes[1],), 0.0) if use_bias else None
 
   def __call__(self, x: jax.Array) -> jax.Array:

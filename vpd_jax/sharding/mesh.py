@@ -10,7 +10,9 @@ AXES = ("data", "fsdp", "tensor")
 
 
 def make(
-  sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+  sizes: Mapping[str, int],
+  # jax.Device is a class, but jax's source makes it look like a variable.
+  devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
 ) -> jax.sharding.Mesh:
   """Arranges the devices on the axes data, fsdp and tensor.
 

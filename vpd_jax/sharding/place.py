@@ -81,7 +81,7 @@ def abstract_state(
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     state,
-    step.TrainState(whole, shardings, opt_shardings),
+    state._replace(step=whole, params=shardings, opt_state=opt_shardings),
   )
 
 

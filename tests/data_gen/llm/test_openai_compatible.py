@@ -91,14 +91,13 @@ def texts(answers):
 
 def test_sends_the_request_and_reads_the_reply(monkeypatch):
   monkeypatch.setenv("VPD_LLM_API_KEY", "secret")
-  body = reply("a", "b", "c", logprobs=[-1.0, -3.0], completion_tokens=9)
+  body = reply("a", "b", "c", logprobs=[-1.0, -3.0])
   with Server((200, body)) as server:
     backend = server.client()
     answers = backend.complete([REQUEST])
   assert texts(answers) == [["a", "b", "c"]]
   assert answers[0][0] == client.Completion("a", -2.0, "stop")
   assert backend.name == "openai_compatible/m"
-  assert backend.usage["completion_tokens"] == 9
   assert server.headers[0]["Authorization"] == "Bearer secret"
   assert server.bodies == [
     {
@@ -146,7 +145,7 @@ def test_passing_faults_are_tried_again(fault):
   with Server(fault, fault, (200, reply("a", "b", "c"))) as server:
     backend = server.client()
     assert texts(backend.complete([REQUEST])) == [["a", "b", "c"]]
-  assert backend.usage["retries"] == 2
+  assert len(server.bodies) == 3
 
 
 def test_a_time_out_is_tried_again_then_named():

@@ -1,6 +1,7 @@
 import pytest
 
 from data_gen import records
+from data_gen.filter import answers as filter_answers
 from data_gen.rationale import rewrite, verify
 from data_gen.trace.events import PRINT, Event
 
@@ -97,13 +98,16 @@ def test_sentences_fall_back_to_what_the_tools_said():
     (f"{A} ; 2", "2", ""),
     ("", "2", "no_fact"),
     (f"{A} ; 3", "2", "answer_not_kept"),
-    (f"{A} ; 2", "two", ""),
+    (f"{A} ; 2", "two", "answer_not_kept"),
+    (f"{A} ; 12", "2", "answer_not_kept"),
+    (f"{A} ; 2 ; 2", "2", "number_not_in_trace"),
     (f"{B} ; 2", "2", "box_not_in_trace"),
     (f"{A} ; 7 ; 2", "2", "number_not_in_trace"),
     ("x" * 601, "x", "too_long"),
     ("One. Two. Three. Four. So the answer is 2.", "2", "too_many_sentences"),
     ("It is at 3.5 m. So the answer is 2.", "2", "number_not_in_trace"),
     ("So the answer is a.", "a", ""),
+    ("So the answer is A.", "a", ""),
     ("So the answer is ", "", "answer_not_kept"),
   ],
 )
@@ -120,29 +124,82 @@ def test_a_box_may_come_from_a_tool_and_a_count_from_its_result():
   assert verify.fault(f"{C} ; so", "so", [event]) == "box_not_in_trace"
 
 
-def question_and_runs(*facts):
-  question = records.Question("q", "i", "How many?", ("2",), "train")
-  run = records.Run("q", 3, "ok", "", "", "2", tuple(trace(*facts)))
-  return question, [run]
-
-
-def choice(kept, reason=""):
-  return records.Choice("q", kept, reason, (), "2", "human")
+def written(facts, answers, given, labels="gold", form="short", **options):
+  """The rationale of the only program, which printed facts and answered."""
+  question = records.Question("q", "i", "How many?", answers, "train")
+  program = records.Program("q", 3, "text", None, "w", "p")
+  look = Event(0, 2, "find", (0, 0, 999, 999), {"object_name": "x"}, [], "")
+  steps = (look, *trace(*facts))
+  run = records.Run("q", 3, "ok", "", "", given, steps)
+  choice = filter_answers.choose(
+    question, [program], [run], labels=labels, **options
+  )
+  row = rewrite.Writer(form=form).write(question, choice, [run])
+  return row, choice
 
 
 def test_the_writer_uses_the_kept_run():
-  question, runs = question_and_runs(f"It is at {A}.")
-  row = rewrite.Writer().write(question, choice(3), runs)
+  row, _ = written([f"It is at {A}."], ("2",), "2")
   assert (row.text, row.reason) == (f"{A} ; 2", "")
   assert (row.form, row.program_index) == ("short", 3)
 
 
 def test_the_writer_passes_on_why_there_is_none():
-  question, runs = question_and_runs()
-  row = rewrite.Writer().write(question, choice(None, "no_right_program"), runs)
+  row, _ = written([], ("2",), "3")
   assert (row.text, row.reason) == ("", "no_right_program")
-  row = rewrite.Writer().write(question, choice(3), runs)
+  row, _ = written([], ("2",), "2")
   assert (row.reason, row.program_index) == ("no_fact", None)
+
+
+def test_the_label_is_not_told_by_a_run_that_answers_otherwise():
+  row, choice = written([f"It is at {A}."], ("2",), "3", mode="unfiltered")
+  assert row.text == f"{A} ; 3"
+  assert choice.answer == "2"
+  row, choice = written(
+    [f"The cup: {A}"], ("red",), "blue", mode="unfiltered", form="sentences"
+  )
+  assert row.text == f"The cup is at {A}. So the answer is blue."
+  assert choice.answer == "red"
+
+
+@pytest.mark.parametrize(
+  "answers, given, text",
+  [
+    (
+      ("orange", "brown"),
+      "brown",
+      f"What is at {A} is brown. So the answer is brown.",
+    ),
+    (
+      ("orange", "brown"),
+      "The Brown.",
+      f"What is at {A} is brown. So the answer is brown.",
+    ),
+    (
+      ("orange", "brown"),
+      "orange",
+      f"What is at {A} is brown. So the answer is orange.",
+    ),
+    (("Two",), "2", f"What is at {A} is brown. So the answer is Two."),
+  ],
+)
+def test_it_ends_with_the_accepted_answer_that_the_run_gave(
+  answers, given, text
+):
+  fact = f"What is at {A} is brown."
+  row, choice = written([fact], answers, given, form="sentences")
+  assert row.text == text
+  assert choice.answer == answers[0]
+
+
+def test_without_labels_the_run_decides_the_wording():
+  row, choice = written([f"at {A}"], ("Two",), "2", labels="none")
+  assert row.text == f"{A} ; {choice.answer}" == f"{A} ; 2"
+
+
+def test_a_run_without_an_answer_gives_no_rationale():
+  row, _ = written([f"at {A}"], ("2",), "", mode="unfiltered")
+  assert (row.text, row.reason) == ("", "answer_not_kept")
 
 
 def test_an_unknown_form_is_refused():

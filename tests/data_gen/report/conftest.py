@@ -149,7 +149,9 @@ def make_workdir(folder: pathlib.Path, num_questions=12) -> pathlib.Path:
             }
           )
           f.write(tfrecord.frame(payload))
-  (folder / "config.json").write_text(json.dumps({"config": {"name": "world"}}))
+  (folder / "config.json").write_text(
+    json.dumps({"config": {"name": "world", "num_workers": 2, "reuse": ""}})
+  )
   (folder / "timings.json").write_text(json.dumps({"programs": 1, "runs": 5}))
   (folder / "tool_accuracy.json").write_text(
     json.dumps({"find": {"recall": 0.991, "mean_iou": 0.97}, "color": 0.985})
@@ -157,7 +159,9 @@ def make_workdir(folder: pathlib.Path, num_questions=12) -> pathlib.Path:
   return folder
 
 
-def make_run(folder, name, right, with_rationale, num_questions=12, seed=0):
+def make_run(
+  folder, name, right, with_rationale, num_questions=12, seed=0, base="base0"
+):
   """One training run; `right(i)` says if its direct answer i is right."""
   path = folder / name
   path.mkdir(parents=True)
@@ -202,11 +206,31 @@ def make_run(folder, name, right, with_rationale, num_questions=12, seed=0):
   (path / "evaluation.json").write_text(
     json.dumps(
       {
-        "arm": name.partition("-")[0],
+        "arm": name,
         "seed": seed,
+        "init": f"weights/{base}.npz",
+        "init_sha256": base,
         "steps": 2400,
+        "best_step": 2100,
+        "best_value": 0.8,
         "train_seconds": 60.0,
-        "student_seconds_per_question": 0.001,
+        "train_flops": 1.5e13,
+        "cores": 1,
+        "splits": {
+          "test_iid": {
+            "direct_accuracy": 0.5,
+            "num_questions": num_questions,
+            "direct_seconds_per_question": 0.001 * (1 + seed),
+            **(
+              {
+                "rationale_accuracy": 1.0,
+                "rationale_seconds_per_question": 0.004,
+              }
+              if with_rationale
+              else {}
+            ),
+          }
+        },
       }
     )
   )

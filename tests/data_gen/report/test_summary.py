@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from data_gen.records import Question, Run
-from data_gen.report import accuracy, rationales, read, summary
+from data_gen.report import accuracy, costs, rationales, read, summary
 from vpd_jax.evaluators import compare
 
 
@@ -144,10 +144,61 @@ def test_rationale_quality_of_nothing():
   assert rationales.to_dict(rationales.Quality())["box_hit_rate"] is None
 
 
-def test_latency(result):
-  seconds = result["data"][0]["seconds_per_question"]
-  assert seconds["programs"] == 6 / 24
-  assert seconds["vpd"] == 0.001
+def test_costs_by_hand(result):
+  # One second of writing and five of running, for 24 questions.
+  assert result["data"][0]["programs_cost"] == {
+    "seconds_per_question": 6 / 24,
+    "programs_per_question": 3.0,
+    "num_workers": 2,
+  }
+  by_arm = {row["arm"]: row for row in result["students_cost"]}
+  assert list(by_arm) == ["twin", "twin_equal_compute", "vpd"]
+  assert by_arm["vpd"] == {
+    "arm": "vpd",
+    "label": "VPD student",
+    "num_seeds": 1,
+    "cores": [1],
+    "steps": 2400,
+    "train_seconds": 60.0,
+    "train_flops": 1.5e13,
+    "direct_seconds_per_question": 0.001,
+    "rationale_seconds_per_question": 0.004,
+  }
+  assert by_arm["twin"]["rationale_seconds_per_question"] is None
+  text = summary.text(result)
+  assert (
+    "VPD student: 2400 steps, 60 s, 1.50e+13 FLOPs, 1.00 ms per question,"
+    " direct, 4.00 ms per question, rationale"
+  ) in text
+  assert "3 programs per question: 250.00 ms to write and run, on 2" in text
+
+
+def test_costs_are_means_over_seeds(workdir, make, tmp_path):
+  for seed in range(3):
+    make[1](tmp_path, f"twin-s{seed}", bool, False, seed=seed)
+  (row,) = costs.of_students(read.training_runs(tmp_path))
+  assert row["num_seeds"] == 3
+  assert row["direct_seconds_per_question"] == pytest.approx(0.002)
+
+
+def test_reused_programs_have_no_time_of_their_own(make, tmp_path):
+  folder = make[0](tmp_path / "variant")
+  text = (folder / "config.json").read_text()
+  (folder / "config.json").write_text(text.replace('""', '"runs/world"'))
+  assert costs.of_programs(folder, 24, 72) is None
+
+
+def test_label_free_arms_are_paired(workdir, make, tmp_path):
+  make[1](tmp_path, "pseudo", lambda i: i < 9, False)
+  make[1](tmp_path, "pseudo_twin", lambda i: i < 6, False)
+  result = summary.build([workdir], read.training_runs(tmp_path))
+  found = {
+    (d["key"], d["baseline"]): d["difference"]
+    for d in result["data"][0]["differences"]["test_iid"]
+  }
+  assert found == pytest.approx(
+    {("pseudo", "pseudo_twin"): 0.25, ("pseudo", accuracy.FIRST): 0.25}
+  )
 
 
 def test_without_runs_the_programs_are_reported(workdir):
@@ -213,6 +264,12 @@ def test_headline_says_no_more_than_the_interval(difference, low, high, claim):
   assert second == (
     f"95% interval {100 * low:+.1f} to {100 * high:+.1f}, on 2,000 questions"
     " about 500 images, one seed."
+  )
+
+
+def test_headline_tells_of_both_ways_to_answer(result):
+  assert result["headline"][-1].startswith(
+    "Writing its rationale before the answer, it is ahead of the twin: +50.0"
   )
 
 

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from data_gen.report import tool_accuracy
@@ -34,18 +33,6 @@ def test_a_blind_detector_is_measured_as_blind(monkeypatch):
     world_find.Tool, "run_batch", lambda self, calls: [[] for _ in calls]
   )
   assert tool_accuracy.measure(num_images=2)["find_recall"] == 0
-
-
-@pytest.mark.parametrize(
-  "a, b, value",
-  [
-    ((0, 0, 10, 10), (0, 0, 10, 10), 1.0),
-    ((0, 0, 10, 10), (0, 5, 10, 15), 1 / 3),
-    ((0, 0, 10, 10), (20, 20, 30, 30), 0.0),
-  ],
-)
-def test_iou(a, b, value):
-  assert np.isclose(tool_accuracy.iou(a, b), value)
 
 
 def test_write_puts_the_figures_beside_the_data(tmp_path):

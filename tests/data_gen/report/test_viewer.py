@@ -39,6 +39,59 @@ def test_files(report):
   ]
 
 
+def first_page(workdir, runs_dir, out):
+  runs = read.training_runs(runs_dir)
+  viewer.write(out, [workdir], runs, summary.build([workdir], runs))
+  return (out / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+  ("bases", "said", "not_said"),
+  [
+    (("a", "a"), "data order only, the base is one", "its own base"),
+    (("a", "b"), "Each seed has its own base", "the base is one"),
+  ],
+)
+def test_limits_follow_the_bases(
+  workdir, make, tmp_path, bases, said, not_said
+):
+  for seed, base in enumerate(bases):
+    for arm in ("twin", "vpd"):
+      make[1](
+        tmp_path / "runs", f"{arm}-s{seed}", bool, False, seed=seed, base=base
+      )
+  page = first_page(workdir, tmp_path / "runs", tmp_path / "report")
+  assert said in page and not_said not in page
+  assert "label-free" not in page
+
+
+def test_limits_of_label_free_arms(workdir, make, tmp_path):
+  make[1](tmp_path / "runs", "pseudo", bool, False)
+  page = first_page(workdir, tmp_path / "runs", tmp_path / "report")
+  assert "pick their checkpoint on labelled validation questions" in page
+
+
+def test_limits_of_one_simulated_world(report):
+  page = (report / "index.html").read_text()
+  for words in (
+    "This is one world",
+    "says nothing about natural images",
+    "no evidence that rationales help in general",
+    "stands in for an LLM",
+    "saw them in “find” prompts",
+    "trained with one seed, from one base",
+  ):
+    assert words in page, words
+
+
+def test_costs_on_the_page(report):
+  page = (report / "index.html").read_text()
+  assert "decoded in batches of 200, on 1 core, compiling" in page
+  assert "1.50e+13" in page and "4.00 ms" in page
+  assert "Writing and running 3 programs" in page and "250.00 ms" in page
+  assert "on 2 workers" in page
+
+
 def test_no_address_of_another_host(report):
   for path in report.glob("*.*"):
     text = path.read_text().replace("http://www.w3.org/2000/svg", "")

@@ -10,6 +10,7 @@ import pytest
 
 from data_gen import records
 from data_gen.sources import _render, _scene, _view, world, world_base
+from data_gen.tools import _typeface
 
 FULL = {"shard": 0, "num_shards": 1, "seed": 0}
 PHRASE = re.compile(r"\b([a-z]+) (square|circle|triangle|cross)\b")
@@ -216,7 +217,7 @@ def test_near_objects_are_larger_and_hide_little():
 def test_word_mask_by_hand():
   drawn = [
     "".join("#" if v else "." for v in row)
-    for row in _render.word_mask("it", 1)
+    for row in _typeface.word_mask("it", 1)
   ]
   assert drawn == ["###.###", ".#...#.", ".#...#.", ".#...#.", "###..#."]
 
@@ -248,23 +249,49 @@ def test_messages(changes, message):
 
 
 def _read_base(**changes):
-  return list(
-    world_base.read(**{**FULL, "split": "train", "num_images": 60, **changes})
-  )
+  tasks = {name: 1 for name in world_base.TASKS if name != "words"}
+  options = {"split": "train", "num_images": 60, "tasks": tasks}
+  return list(world_base.read(**{**FULL, **options, **changes}))
 
 
 def test_base_tasks_by_hand(monkeypatch):
   scene = _scene_of(("red", "square", 1, 1), ("blue", "square", 17, 33))
   monkeypatch.setattr(_scene, "sample_scene", lambda rng, setting: scene)
-  rows = {q.question: q.answers[0] for q in _read_base(num_images=500)}
+  rows = {q.question: q.answers[0] for q in _read_base(num_images=2000)}
   red, blue = "21 21 229 229", "354 687 562 895"
   assert rows["Caption the image."] == f"{red} red square ; {blue} blue square"
-  assert rows["Find red square."] == red
-  assert rows["Find square."] == f"{red} , {blue}"
-  assert rows["Find thing."] == f"{red} , {blue}"
-  assert rows["Find blue."] == blue
-  assert rows["Find green circle."] == "none"
+  assert rows["Find the red square."] == red
+  assert rows["Find the square."] == f"{red} , {blue}"
+  assert rows["Where is the thing?"] == f"{red} , {blue}"
+  assert rows["Find the blue thing."] == blue
+  assert rows["Find the green circle."] == "none"
+  assert rows["Find the blue thing and the square."] == (
+    f"{blue} ; {red} , {blue}"
+  )
   assert rows[f"What is at {blue}?"] == "blue square"
+  assert rows[f"What color is the thing at {red}?"] == "red"
+  assert rows[f"What shape is the thing at {red}?"] == "square"
+  assert rows["Is there a red thing?"] == "yes"
+  assert rows["Is there a circle?"] == "no"
+
+
+def test_base_asks_as_often_about_what_is_not_there():
+  rows = _read_base(num_images=500, tasks={"exist": 2})
+  share = sum(q.answers[0] == "yes" for q in rows) / len(rows)
+  assert 0.4 < share < 0.6
+
+
+def test_phrasings_limit_the_ways_of_saying_a_thing():
+  def templates(phrasings):
+    rows = _read(num_images=200, setting={"phrasings": phrasings})
+    return {" ".join(q.question.split()[:2]) for q in rows}
+
+  assert "Count the" not in templates(1)
+  assert templates(1) < templates(3)
+  assert not any(
+    "to the left" in q.question
+    for q in _read(num_images=100, setting={"phrasings": 1})
+  )
 
 
 def test_base_images_are_none_of_the_world(by_split):
@@ -273,14 +300,14 @@ def test_base_images_are_none_of_the_world(by_split):
 
 
 def test_base_counts_tasks_and_finds_every_phrase():
-  rows = _read_base(num_images=300, tasks={"find": 3, "at": 1})
+  rows = _read_base(num_images=900, tasks={"find": 3, "at": 1})
   counts = collections.Counter(q.family for q in rows)
-  assert counts["at"] == 300
-  assert counts["find"] > 890
+  assert counts["at"] == 900
+  assert counts["find"] > 2670
   found = {q.question for q in rows}
   for color in _scene.COLORS[:4]:
     for kind in _scene.KINDS[:4]:
-      assert f"Find {color} {kind}." in found
+      assert f"Find the {color} {kind}." in found
 
 
 def test_base_reads_words():

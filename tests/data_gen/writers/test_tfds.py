@@ -7,8 +7,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from data_gen import shard_files
+from data_gen import run, shard_files
 from data_gen.writers import tfds_folder, tfrecord
+from tests import configs
 from vpd_jax.input import schema
 from vpd_jax.input import tfrecord as framing
 
@@ -86,21 +87,26 @@ def test_features_has_every_field():
   }
 
 
-def test_tensorflow_datasets_reads_what_our_reader_reads(folder):
+def tensorflow_datasets():
   reason = "needs the packages tensorflow and tensorflow-datasets"
   pytest.importorskip("tensorflow", reason=reason)
-  tfds = pytest.importorskip("tensorflow_datasets", reason=reason)
+  return pytest.importorskip("tensorflow_datasets", reason=reason)
+
+
+def check_reads_alike(tfds, folder, name, splits):
+  """What tensorflow-datasets reads is what our reader reads."""
   builder = tfds.builder_from_directory(str(folder))
-  for split, num_shards in SPLITS.items():
+  assert set(builder.info.splits) == set(splits)
+  for split, num_examples in splits.items():
     ours = {}
-    for path in folder.glob(f"{NAME}-{split}.tfrecord-*"):
+    for path in folder.glob(f"{name}-{split}.tfrecord-*"):
       with path.open("rb") as file:
         for payload in framing.read_frames(file, path.name):
           record = schema.parse(payload)
           ours[record["example_id"]] = record
     theirs = list(tfds.as_numpy(builder.as_dataset(split=split)))
-    assert len(theirs) == len(ours) == 3 * num_shards
-    assert builder.info.splits[split].num_examples == 3 * num_shards
+    assert len(theirs) == len(ours) == num_examples
+    assert builder.info.splits[split].num_examples == num_examples
     for row in theirs:
       record = ours[row["example_id"].decode()]
       for field in schema.FIELDS:
@@ -114,3 +120,21 @@ def test_tensorflow_datasets_reads_what_our_reader_reads(folder):
         else:
           with PIL.Image.open(io.BytesIO(expected)) as image:
             np.testing.assert_array_equal(found, np.asarray(image))
+
+
+def test_tensorflow_datasets_reads_what_our_reader_reads(folder):
+  tfds = tensorflow_datasets()
+  check_reads_alike(tfds, folder, NAME, {s: 3 * n for s, n in SPLITS.items()})
+
+
+def test_tensorflow_datasets_reads_a_made_data_set(tmp_path):
+  tfds = tensorflow_datasets()
+  config = configs.tiny_world()
+  config["splits"] = {
+    "train": {"num_images": 2, "num_shards": 2},
+    "test_iid": {"num_images": 1, "num_shards": 1},
+  }
+  run.generate(config, tmp_path)
+  check_reads_alike(
+    tfds, tmp_path / "examples", "world", {"train": 8, "test_iid": 4}
+  )

@@ -142,7 +142,19 @@ def test_long_records_are_dropped_and_counted(write_split, make_record, caplog):
     next(batches)
   batches = _batches(data, drop_long=True, batch_size=5)
   assert sorted(_answers(next(batches))) == [0, 1, 3, 4, 5]
-  assert "left out 1 of 6 records" in caplog.text
+  assert "left out 1 records and 0 rationales" in caplog.text
+
+
+def test_a_long_rationale_leaves_the_label(write_split, make_record, caplog):
+  records = [make_record(i) for i in range(4)]
+  records[2]["rationale"] = "word " * 100
+  data = [{"dir": write_split(records=records)}]
+  batch = next(_batches(data, drop_long=True, batch_size=4))
+  assert "left out 0 records and 1 rationales" in caplog.text
+  has_label = batch["label_weights"].any(axis=1)
+  has_rationale = batch["rationale_weights"].any(axis=1)
+  assert has_label.all() and has_rationale.sum() == 3
+  assert _answers(batch)[int(np.flatnonzero(~has_rationale)[0])] == 2
 
 
 def test_misspelt_option_fails_at_once(write_split):

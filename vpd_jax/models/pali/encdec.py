@@ -18,12 +18,13 @@ class Encoder(nnx.Module):
     head_width: int,
     mlp_width: int,
     *,
+    is_scaled: bool,
     rngs: nnx.Rngs,
   ):
     self.bias = attention.RelativeBias(heads, is_causal=False, rngs=rngs)
     self.blocks = nnx.List(
       [
-        EncoderBlock(width, heads, head_width, mlp_width, rngs=rngs)
+        EncoderBlock(width, heads, head_width, mlp_width, is_scaled, rngs=rngs)
         for _ in range(depth)
       ]
     )
@@ -41,9 +42,11 @@ class Encoder(nnx.Module):
 class EncoderBlock(nnx.Module):
   """Self-attention, then a gated MLP, each behind an RMS norm."""
 
-  def __init__(self, width, heads, head_width, mlp_width, *, rngs: nnx.Rngs):
+  def __init__(
+    self, width, heads, head_width, mlp_width, is_scaled, *, rngs: nnx.Rngs
+  ):
     self.norm_attention = layers.RMSNorm(width)
-    self.attention = _attention(width, heads, head_width, rngs)
+    self.attention = _attention(width, heads, head_width, is_scaled, rngs)
     self.norm_mlp = layers.RMSNorm(width)
     self.mlp = layers.GatedMLP(width, mlp_width, rngs=rngs)
 
@@ -66,12 +69,13 @@ class Decoder(nnx.Module):
     head_width: int,
     mlp_width: int,
     *,
+    is_scaled: bool,
     rngs: nnx.Rngs,
   ):
     self.bias = attention.RelativeBias(heads, is_causal=True, rngs=rngs)
     self.blocks = nnx.List(
       [
-        DecoderBlock(width, heads, head_width, mlp_width, rngs=rngs)
+        DecoderBlock(width, heads, head_width, mlp_width, is_scaled, rngs=rngs)
         for _ in range(depth)
       ]
     )
@@ -130,11 +134,13 @@ class Decoder(nnx.Module):
 class DecoderBlock(nnx.Module):
   """Causal attention, cross-attention and a gated MLP."""
 
-  def __init__(self, width, heads, head_width, mlp_width, *, rngs: nnx.Rngs):
+  def __init__(
+    self, width, heads, head_width, mlp_width, is_scaled, *, rngs: nnx.Rngs
+  ):
     self.norm_attention = layers.RMSNorm(width)
-    self.attention = _attention(width, heads, head_width, rngs)
+    self.attention = _attention(width, heads, head_width, is_scaled, rngs)
     self.norm_cross = layers.RMSNorm(width)
-    self.cross = _attention(width, heads, head_width, rngs)
+    self.cross = _attention(width, heads, head_width, is_scaled, rngs)
     self.norm_mlp = layers.RMSNorm(width)
     self.mlp = layers.GatedMLP(width, mlp_width, rngs=rngs)
 
@@ -150,11 +156,13 @@ class DecoderBlock(nnx.Module):
       values = jax.lax.dynamic_update_slice(cache[1], values, start)
     x_BTD = x_BTD + self.attention(h_BTD, keys, values, mask_1TS, bias_NTS)
     h_BTD = self.norm_cross(x_BTD)
-    x_BTD = x_BTD + self.cross(h_BTD, *cross, cross_mask_B1S)
+    x_BTD = x_BTD + self.cross(h_BTD, cross[0], cross[1], cross_mask_B1S)
     return x_BTD + self.mlp(self.norm_mlp(x_BTD)), (keys, values)
 
 
-def _attention(width, heads, head_width, rngs) -> attention.Attention:
+def _attention(
+  width, heads, head_width, is_scaled, rngs
+) -> attention.Attention:
   return attention.Attention(
-    width, heads, head_width, rngs=rngs, use_bias=False, is_scaled=False
+    width, heads, head_width, rngs=rngs, use_bias=False, is_scaled=is_scaled
   )

@@ -30,6 +30,9 @@ class Model(nnx.Module):
     image_size, stem, vit_depth, vit_heads, vit_mlp_width: of the image tower.
     width, heads, head_width, mlp_width: of encoder and decoder.
     encoder_depth, decoder_depth: their numbers of blocks.
+    is_attention_scaled: divide scores by sqrt(head_width). T5's weights do
+      not, and were trained with steps relative to each weight's size; under
+      Adam, whose steps are absolute, their small queries move too fast.
     seed: of the initial weights.
   """
 
@@ -48,6 +51,7 @@ class Model(nnx.Module):
     mlp_width: int,
     encoder_depth: int,
     decoder_depth: int,
+    is_attention_scaled: bool = False,
     seed: int = 0,
   ):
     rngs = nnx.Rngs(params=seed)
@@ -64,8 +68,9 @@ class Model(nnx.Module):
     )
     self.embedding = layers.Embedding(vocab_size, width, rngs=rngs)
     stack = (heads, head_width, mlp_width)
-    self.encoder = encdec.Encoder(width, encoder_depth, *stack, rngs=rngs)
-    self.decoder = encdec.Decoder(width, decoder_depth, *stack, rngs=rngs)
+    options = {"is_scaled": is_attention_scaled, "rngs": rngs}
+    self.encoder = encdec.Encoder(width, encoder_depth, *stack, **options)
+    self.decoder = encdec.Decoder(width, decoder_depth, *stack, **options)
     self.head = layers.Linear(width, vocab_size, ("embed", "vocab"), rngs=rngs)
 
   def encode_image(self, image: jax.Array, dtype=jnp.float32) -> jax.Array:

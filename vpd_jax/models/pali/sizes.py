@@ -15,6 +15,7 @@ WORLD = dict(
   mlp_width=192,
   encoder_depth=2,
   decoder_depth=2,
+  is_attention_scaled=True,
 )
 # As small as still has every part, for tests.
 DEBUG = WORLD | dict(
