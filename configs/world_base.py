@@ -15,7 +15,7 @@ import ml_collections
 
 from vpd_jax import config_arg
 
-STEPS = {"mixture": 3000, "caption": 800}
+STEPS = {"mixture": 2400, "caption": 800}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -33,11 +33,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     data=dict(world=dict(dir=c.get_ref("data_dir"), split="train", weight=1.0)),
     batch_size=64,
     image_px=48,
-    lengths=dict(prompt=18, label=44 if is_first else 32, rationale=1),
+    lengths=dict(prompt=14, label=44 if is_first else 32, rationale=1),
     vocab="world",
     cache=True,
-    # Two phrases may name more boxes than a target has room for.
-    drop_long=not is_first,
     label_suffix="",
     rationale_suffix="",
   )

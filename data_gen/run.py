@@ -187,8 +187,11 @@ def _check_overrides(argv: Sequence[str]) -> None:
     values(rest)
   except (flags.Error, OSError, AttributeError, KeyError, TypeError):
     return  # Something else is wrong as well, and is said first.
+  if values["config"].value is None:
+    return  # Likewise: there is no --config.
+  config = values["config"].value.to_dict()
   for override in filter(None, matches):
-    section, path = values["config"].value, "--config"
+    section, path = config, "--config"
     for key in override[1].split("."):
       if not isinstance(section, Mapping) or key not in section:
         known = sorted(section) if isinstance(section, Mapping) else []

@@ -59,8 +59,17 @@ REPRODUCE = (
 class Study:
   """The folders of a study, and how its commands are run."""
 
-  def __init__(self, workdir: pathlib.Path):
-    self.workdir = workdir
+  def __init__(
+    self, workdir: pathlib.Path, size: str = "quickstart", steps: int = 0
+  ):
+    """Initialises.
+
+    Args:
+      workdir: of the study.
+      size: of the data, argument of configs/data_gen/world.py.
+      steps: of training; 0 leaves the config's own number.
+    """
+    self.workdir, self.size, self.steps = workdir, size, steps
     self.runs = workdir / "runs"
     self._lock = threading.Lock()
     self._timings_path = workdir / "timings.json"
@@ -108,7 +117,7 @@ class Study:
     command = [
       "-m",
       "data_gen.run",
-      f"--config=configs/data_gen/world.py:variant={variant}",
+      f"--config=configs/data_gen/world.py:size={self.size},variant={variant}",
       f"--workdir={self.data(variant)}",
     ]
     if variant != "filtered":
@@ -124,8 +133,9 @@ class Study:
   def train(self, arm: Arm, seed: int, name: str, cores: list[int]) -> None:
     """Trains and evaluates one student."""
     folder = self.runs / name
+    steps = f",steps={self.steps}" if self.steps else ""
     flags = [
-      f"--config=configs/world_vpd.py:arm={arm.arm},seed={seed}",
+      f"--config=configs/world_vpd.py:arm={arm.arm},seed={seed}{steps}",
       f"--config.arm={name}",
       f"--config.data_dir={self.data(arm.variant) / 'examples'}",
       f"--workdir={folder}",
@@ -249,12 +259,16 @@ def main() -> None:
   parser.add_argument("study", choices=("quickstart", "reproduce"))
   parser.add_argument("--workdir", required=True, type=pathlib.Path)
   parser.add_argument("--seeds", type=int, default=3, help="of reproduce")
+  parser.add_argument(
+    "--size", default="quickstart", help="of the data: tiny is a rehearsal"
+  )
+  parser.add_argument("--steps", type=int, default=0, help="of training")
   args = parser.parse_args()
   try:
     args.workdir.mkdir(parents=True, exist_ok=True)
   except OSError as e:
     sys.exit(f"error: cannot make the folder {args.workdir}: {e.strerror}")
-  study = Study(args.workdir)
+  study = Study(args.workdir, args.size, args.steps)
   if args.study == "quickstart":
     quickstart(study)
   else:

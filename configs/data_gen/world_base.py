@@ -8,8 +8,9 @@ Labels only: no programs are written or run. Arguments, as in
 
     size   quickstart, or tiny (for tests)
     tasks  caption: captions alone, which the base is tuned on first; or
-           mixture, its second phase: per image two phrases to find, two to
-           find together, one box to name, one phrase that is there or not
+           mixture, its second phase: per image three phrases to find (one
+           thing or all of a sort), one box to name, one phrase that is there
+           or not
 
 No words are read: the quickstart prints none.
 """
@@ -29,7 +30,7 @@ SIZES = {
   },
 }
 TASKS = {
-  "mixture": {"find": 2, "find_two": 1, "at": 1, "exist": 1},
+  "mixture": {"find": 3, "at": 1, "exist": 1},
   "caption": {"caption": 1},
 }
 

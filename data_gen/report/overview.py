@@ -165,8 +165,10 @@ def _seeds_point(num_seeds, runs):
       "Each student was trained with one seed, from one base; another seed or"
       " base may change the differences by more than the intervals show."
     )
-  num_bases = len({run["init_sha256"] for run in runs if "init_sha256" in run})
-  if num_bases > 1:
+  bases = {run["init_sha256"] for run in runs if run.get("init_sha256")}
+  if not bases:
+    return "Seeds vary data order; these runs name no base they start from."
+  if len(bases) > 1:
     return (
       "Each seed has its own base, which all its arms start from: the spread"
       " over seeds is of base and data order together."

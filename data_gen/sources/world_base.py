@@ -20,7 +20,7 @@ from data_gen import records
 from data_gen.sources import _render, _scene, _view, world
 
 SPLITS = ("train", "validation")
-TASKS = ("caption", "find", "find_two", "at", "exist", "words")
+TASKS = ("caption", "find", "at", "exist", "words")
 NONE = "none"
 # No relation and no comparison: those are what the students learn.
 _FIND_TEXTS = (
@@ -30,11 +30,13 @@ _FIND_TEXTS = (
   "In the image, where is the {}?",
   "How can I find the {}?",
 )
-_FIND_TWO_TEXTS = (
-  "Find the {} and the {}.",
-  "Where is the {} and where is the {}?",
-  "In the image, locate the {} and each {}.",
+_FIND_ALL_TEXTS = (
+  "Find all {}.",
+  "Where are the {}?",
+  "In the image, where are the {}?",
+  "Locate the {} in the image.",
 )
+_PLURAL_SHARE = 0.4
 _EXIST_TEXTS = (
   "Is there a {}?",
   "Is there a {} in the image?",
@@ -109,7 +111,6 @@ def _rows(scene, setting, counts, draw):
   makers: dict[str, Callable] = {
     "caption": _caption,
     "find": _find,
-    "find_two": _find_two,
     "at": _at,
     "exist": _exist,
     "words": _words,
@@ -137,27 +138,27 @@ def _caption(scene, setting, draw):
 
 
 def _find(scene, setting, draw):
-  phrase, found = _phrase(scene, setting, draw)
-  return draw.pick(_FIND_TEXTS).format(phrase), " , ".join(found) or NONE
-
-
-def _find_two(scene, setting, draw):
-  (a, first), (b, second) = (_phrase(scene, setting, draw) for _ in range(2))
-  answer = " ; ".join(" , ".join(found) or NONE for found in (first, second))
-  return draw.pick(_FIND_TWO_TEXTS).format(a, b), answer
+  noun, color, kind = _noun(scene, setting, draw)
+  if draw.chance() < _PLURAL_SHARE:
+    noun = " ".join(filter(None, (color, _view.plural(kind or "thing"))))
+    text = draw.pick(_FIND_ALL_TEXTS)
+  else:
+    text = draw.pick(_FIND_TEXTS)
+  return text.format(noun), " , ".join(_boxes(scene, color, kind)) or NONE
 
 
 def _exist(scene, setting, draw):
   is_there = draw.chance() < 0.5
-  phrase, found = "", []
+  noun, found = "", []
   # Ends soon: of three to six things, most phrases name none.
-  while not phrase or bool(found) != is_there:
-    phrase, found = _phrase(scene, setting, draw, shown_share=0.5)
-  return draw.pick(_EXIST_TEXTS).format(phrase), "yes" if found else "no"
+  while not noun or bool(found) != is_there:
+    noun, color, kind = _noun(scene, setting, draw, shown_share=0.5)
+    found = _boxes(scene, color, kind)
+  return draw.pick(_EXIST_TEXTS).format(noun), "yes" if found else "no"
 
 
-def _phrase(scene, setting, draw, shown_share=_SHOWN_SHARE):
-  """A noun phrase, and the boxes that it names."""
+def _noun(scene, setting, draw, shown_share=_SHOWN_SHARE):
+  """A noun phrase, and the colour and kind that it names, "" for any."""
   form = draw.weighted(range(4), _FIND_WEIGHTS)
   if draw.chance() < shown_share:
     o = draw.pick(scene.objects)
@@ -165,12 +166,15 @@ def _phrase(scene, setting, draw, shown_share=_SHOWN_SHARE):
   else:
     color, kind = draw.pick(setting.colors), draw.pick(setting.kinds)
   color, kind = ((color, kind), ("", kind), (color, ""), ("", ""))[form]
-  found = [
+  return " ".join(filter(None, (color, kind or "thing"))), color, kind
+
+
+def _boxes(scene, color, kind):
+  return [
     _text(o.box)
     for o in scene.objects
     if color in ("", o.color) and kind in ("", o.kind)
   ]
-  return " ".join(filter(None, (color, kind or "thing"))), found
 
 
 def _at(scene, setting, draw):

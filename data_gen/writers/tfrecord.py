@@ -155,8 +155,8 @@ def to_record(
 def mismatched(rows: Sequence[tuple]) -> dict[str, str]:
   """question_id -> rationale of the next question of its family.
 
-  The next one is about another image, and after the last comes the first; a
-  question without a rationale of its own gets none, so that both data sets
+  The next one is about another image and says something else, and after the
+  last comes the first; a question without a rationale of its own gets none, so that both data sets
   have rationales on the same questions.
   """
   families = defaultdict(list)
@@ -165,9 +165,11 @@ def mismatched(rows: Sequence[tuple]) -> dict[str, str]:
       families[question.family].append((question, rationale.text))
   out = {}
   for members in families.values():
-    for i, (question, _) in enumerate(members):
+    for i, (question, own) in enumerate(members):
       rest = members[i + 1 :] + members[:i]
-      texts = (t for q, t in rest if q.image_id != question.image_id)
+      texts = (
+        t for q, t in rest if q.image_id != question.image_id and t != own
+      )
       out[question.question_id] = next(texts, "")
   return out
 

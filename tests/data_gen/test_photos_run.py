@@ -9,6 +9,7 @@ from data_gen import run, stage
 from tests import configs
 
 
+@pytest.mark.slow
 def test_photographs_become_examples_with_rationales(tmp_path):
   for module in ("skimage", "cv2"):
     pytest.importorskip(module, reason=f"{module}: needs the extra [tools]")

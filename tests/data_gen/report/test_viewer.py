@@ -50,6 +50,7 @@ def first_page(workdir, runs_dir, out):
   [
     (("a", "a"), "data order only, the base is one", "its own base"),
     (("a", "b"), "Each seed has its own base", "the base is one"),
+    (("", ""), "these runs name no base", "the base is one"),
   ],
 )
 def test_limits_follow_the_bases(

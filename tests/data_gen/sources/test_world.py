@@ -265,9 +265,8 @@ def test_base_tasks_by_hand(monkeypatch):
   assert rows["Where is the thing?"] == f"{red} , {blue}"
   assert rows["Find the blue thing."] == blue
   assert rows["Find the green circle."] == "none"
-  assert rows["Find the blue thing and the square."] == (
-    f"{blue} ; {red} , {blue}"
-  )
+  assert rows["Find all blue squares."] == blue
+  assert rows["Where are the things?"] == f"{red} , {blue}"
   assert rows[f"What is at {blue}?"] == "blue square"
   assert rows[f"What color is the thing at {red}?"] == "red"
   assert rows[f"What shape is the thing at {red}?"] == "square"

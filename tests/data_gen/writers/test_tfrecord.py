@@ -73,12 +73,14 @@ def test_mismatched_takes_the_next_of_the_family_on_another_image():
     row(2, "i1", "attr", "r2"),
     row(3, "i1", "count", "r3"),
     row(4, "i1", "count", ""),
+    row(5, "i2", "count", "r3"),
   ]
   assert tfrecord.mismatched(rows) == {
     "q0": "r3",
     "q1": "r3",
     "q2": "",
-    "q3": "r0",
+    "q3": "r0",  # Not that of q5, which says the same.
+    "q5": "r0",
   }
 
 

@@ -1,0 +1,122 @@
+"""The study's commands: lanes, and the whole quickstart at tiny size."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def study():
+  spec = importlib.util.spec_from_file_location(
+    "study", ROOT / "launch" / "study.py"
+  )
+  assert spec is not None and spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  sys.modules["study"] = module
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_lanes_do_each_job_once_the_dearest_first(study):
+  done, lock = [], threading.Lock()
+
+  def do(job, cores):
+    with lock:
+      done.append((job, tuple(cores)))
+    time.sleep(0.02)
+
+  jobs = [(1.0, "a"), (3.0, "b"), (2.0, "c"), (0.5, "d")]
+  study.in_lanes(jobs, do)
+  assert sorted(job for job, _ in done) == ["a", "b", "c", "d"]
+  assert {done[0][0], done[1][0]} == {"b", "c"} or len(
+    os.sched_getaffinity(0)
+  ) == 1
+  used = {core for _, cores in done for core in cores}
+  assert used <= os.sched_getaffinity(0)
+
+
+def test_a_failed_job_ends_the_study(study):
+  done = []
+
+  def do(job, cores):
+    del cores
+    if job == "bad":
+      raise SystemExit("error: bad")
+    time.sleep(0.2)
+    done.append(job)
+
+  jobs = [(9.0, "bad"), *((float(n), n) for n in range(8))]
+  with pytest.raises(SystemExit, match="error: bad"):
+    study.in_lanes(jobs, do)
+  assert len(done) <= 2
+
+
+def test_unwritable_workdir_is_named(tmp_path):
+  blocker = tmp_path / "file"
+  blocker.write_text("")
+  done = _run(blocker / "study")
+  assert done.returncode == 1
+  assert f"error: cannot make the folder {blocker}" in done.stderr
+
+
+def _command(workdir):
+  return [
+    *(sys.executable, "launch/study.py", "quickstart"),
+    *(f"--workdir={workdir}", "--size=tiny", "--steps=8"),
+  ]
+
+
+ENV = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+
+
+def _run(workdir):
+  return subprocess.run(
+    _command(workdir), capture_output=True, text=True, cwd=ROOT, env=ENV
+  )
+
+
+@pytest.mark.slow
+def test_quickstart_killed_once_ends_with_a_report(tmp_path):
+  workdir = tmp_path / "study"
+  process = subprocess.Popen(
+    _command(workdir),
+    cwd=ROOT,
+    env=ENV,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+    start_new_session=True,
+  )
+  deadline = time.monotonic() + 240
+  while not (workdir / "runs" / "vpd" / "checkpoints").is_dir():
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.05)
+  os.killpg(process.pid, signal.SIGKILL)
+  process.wait()
+
+  done = _run(workdir)
+  assert done.returncode == 0, done.stderr[-2000:]
+  page = workdir / "report" / "index.html"
+  assert str(page.resolve()) in done.stdout
+  assert "VPD student" in page.read_text()
+  assert "test_iid" in done.stdout
+  for arm in ("vpd", "twin", "twin_equal_compute"):
+    evaluation = json.loads(
+      (workdir / "runs" / arm / "evaluation.json").read_text()
+    )
+    assert evaluation["splits"]["test_iid"]["num_questions"] == 12
+  summary = json.loads((workdir / "report" / "summary.json").read_text())
+  assert {cost["arm"] for cost in summary["students_cost"]} == {
+    "vpd",
+    "twin",
+    "twin_equal_compute",
+  }
