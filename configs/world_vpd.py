@@ -69,7 +69,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.model = dict(name="pali", size="world")
   c.loss = dict(name="fused", rationale_weight=0.0 if is_label_only else 1.0)
   c.optim = dict(
-    lr=4e-4,
+    lr=8e-4,
     warmup_steps=min(100, c.total_steps // 10),
     b1=0.9,
     b2=0.98,
