@@ -9,7 +9,7 @@ help:
 	@echo "make quickstart  environment, data, base to students, report (15 min)"
 	@echo "make photos      the same stages on real photographs (1 min)"
 	@echo "make reproduce   three seeds, all arms, the longer table (hours)"
-	@echo "make base        trains the shipped base model anew (30 min)"
+	@echo "make base        trains the shipped base model anew (20 min)"
 	@echo "make test        environment with test extras, all tests"
 	@echo "make check       lint, format, types"
 

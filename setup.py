@@ -13,7 +13,6 @@ VERSION = next(
 
 CORE = [
   "absl-py",
-  "etils",
   "flax>=0.12.6",
   "google-crc32c>=1.6",
   "grain>=0.2.12",

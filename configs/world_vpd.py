@@ -64,7 +64,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       weight=1.0,
       label_suffix="",
     )
-    replay = dict(data=dict(base=base), batch_size=64, lengths=dict(label=48))
+    replay = dict(data=dict(base=base), batch_size=64, lengths=dict(label=32))
     c.update(input=replay)  # Goes into nested sections; the rest stays.
   c.model = dict(name="pali", size="world")
   c.loss = dict(name="fused", rationale_weight=0.0 if is_label_only else 1.0)

@@ -237,7 +237,7 @@ def reproduce(study: Study, seeds: int) -> None:
       [
         "-m",
         "data_gen.run",
-        f"--config=configs/data_gen/world_base.py:tasks={phase}",
+        f"--config=configs/data_gen/world_base.py:size={study.size},tasks={phase}",
         f"--workdir={study.workdir / 'base_data' / phase}",
       ],
     )

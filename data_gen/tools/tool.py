@@ -27,7 +27,8 @@ class Spec:
     result: type of a value: "boxes", "text", "number" or "bool".
     uses_pixels: whether it looks at the image.
     batch_limit: most calls in one batch.
-    timeout_s: longest time for one batch.
+    timeout_s: longest time for one batch. Neither is kept yet: the host calls
+      tools one by one and waits for them.
   """
 
   call: str
