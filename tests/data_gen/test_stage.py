@@ -198,7 +198,7 @@ class TestPlan:
     "seed": 0,
     "stages": ("questions", "examples"),
     "splits": {"train": {"num_images": 1, "num_shards": 1}},
-    "source": {"name": "world_base"},
+    "source": {"name": "world_base", "tasks": {"caption": 1}},
   }
 
   def test_order_is_the_stages_not_the_configs(self):
@@ -227,7 +227,7 @@ class TestPlan:
         "lacks the sections .'llm'., which the stage 'programs' needs",
       ),
       (
-        {"source": {"name": "world_base", "task": {}}},
+        {"source": {"name": "world_base", "tasks": {}, "task": {}}},
         r"config\.source\.task is no option\. Did you mean config\.source\.tasks",
       ),
       (
