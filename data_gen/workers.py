@@ -10,12 +10,14 @@ import multiprocessing.connection
 import pathlib
 import pickle
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from data_gen import shard_files
+from data_gen.sandbox import kernel
 
 _REPORT_PERIOD_S = 0.2
 
@@ -159,6 +161,10 @@ def _start(config):
 def _serve(connection, config) -> None:
   """Runs tasks until the caller goes away, even by a kill."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  if sys.platform == "linux":
+    # At once, not at the next message: else it would go on writing beside the
+    # run that takes over.
+    kernel.Kernel().end_with_parent()
   runner = _Runner(config)
   try:
     while True:
