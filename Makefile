@@ -43,13 +43,13 @@ $(VENV)/.venv:
 	@touch $@
 
 $(VENV)/.core: $(VENV)/.venv setup.py
-	$(PY) -m pip install --quiet --disable-pip-version-check -e .
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -e .
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.venv setup.py
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[tools]'
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -e '.[tools]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.venv setup.py
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]'
 	@touch $@

@@ -20,12 +20,12 @@ STEPS = {"mixture": 2400, "caption": 800}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The experiment; `arg` is like "phase=caption,seed=1"."""
-  options = config_arg.parse(arg, phase=tuple(STEPS), seed=0)
+  options = config_arg.parse(arg, phase=tuple(STEPS), seed=0, steps=0)
   is_first = options.phase == "caption"
   c = ml_collections.ConfigDict()
   c.arm = f"base_{options.phase}"
   c.seed = options.seed
-  c.total_steps = STEPS[options.phase]
+  c.total_steps = options.steps or STEPS[options.phase]
   c.log_every_steps = 50
   c.data_dir = f"runs/base/data_{options.phase}/examples"
   c.init = "" if is_first else "runs/base/caption/params.npz"
@@ -43,7 +43,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.loss = dict(name="fused", rationale_weight=0.0)
   c.optim = dict(
     lr=1e-3,
-    warmup_steps=100,
+    warmup_steps=min(100, c.total_steps // 10),
     final_lr_share=0.5 if is_first else 0.05,
     b1=0.9,
     b2=0.98,
@@ -56,11 +56,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       name="vqa",
       dir=c.get_ref("data_dir"),
       split="validation",
-      every_steps=c.total_steps // 5,
+      every_steps=max(1, c.total_steps // 5),
       label_suffix="",
       rationale_suffix="",
     )
   )
   c.select = "validation/direct_accuracy"
-  c.checkpoint = dict(every_steps=c.total_steps // 10, keep=2)
+  c.checkpoint = dict(every_steps=max(1, c.total_steps // 10), keep=2)
   return c

@@ -31,9 +31,13 @@ def main() -> None:
     "--data", type=pathlib.Path, help="made already: not generated"
   )
   parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument(
+    "--steps", type=int, default=0, help="of each phase; 0: the config's"
+  )
   args = parser.parse_args()
   data_dir = args.data or args.workdir / "data"
   init = ""
+  steps = f",steps={args.steps}" if args.steps else ""
   for phase in PHASES:
     data = data_dir / phase
     if not args.data:
@@ -45,7 +49,7 @@ def main() -> None:
     is_last = phase == PHASES[-1]
     out = args.out if is_last else args.workdir / f"{phase}.npz"
     flags = [
-      f"--config=configs/world_base.py:phase={phase},seed={args.seed}",
+      f"--config=configs/world_base.py:phase={phase},seed={args.seed}{steps}",
       f"--config.data_dir={data / 'examples'}",
       f"--config.init={init}",
       f"--workdir={args.workdir / phase}",

@@ -9,7 +9,9 @@ its own half of the machine's cores.
 """
 
 import argparse
+import collections
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 NUM_LANES = 2
 
@@ -30,29 +32,28 @@ class Arm:
     name: of its folder, and in tables.
     arm: argument of configs/world_vpd.py.
     variant: of the data, argument of configs/data_gen/world.py.
-    cost: rough share of the whole study, to balance the lanes.
   """
 
   name: str
   arm: str
   variant: str = "filtered"
-  cost: float = 1.0
 
 
+# In the order they start: the longest first, so that lanes end together.
 QUICKSTART = (
-  Arm("vpd", "vpd", cost=3.0),
-  Arm("twin", "twin", cost=1.0),
-  Arm("twin_equal_compute", "twin_equal_compute", cost=2.5),
+  Arm("vpd", "vpd"),
+  Arm("twin_equal_compute", "twin_equal_compute"),
+  Arm("twin", "twin"),
 )
 REPRODUCE = (
   *QUICKSTART,
-  Arm("clean", "vpd", "clean", 3.0),
-  Arm("unfiltered", "vpd", "unfiltered", 3.0),
-  Arm("k1", "vpd", "k1", 3.0),
-  Arm("pseudo", "vpd", "pseudo", 3.0),
-  Arm("pseudo_twin", "twin", "pseudo", 1.0),
-  Arm("replay", "replay", cost=3.5),
-  Arm("mismatched", "vpd", "mismatched", 3.0),
+  Arm("clean", "vpd", "clean"),
+  Arm("replay", "replay"),
+  Arm("unfiltered", "vpd", "unfiltered"),
+  Arm("k1", "vpd", "k1"),
+  Arm("pseudo", "vpd", "pseudo"),
+  Arm("pseudo_twin", "twin", "pseudo"),
+  Arm("mismatched", "vpd", "mismatched"),
 )
 
 
@@ -72,6 +73,7 @@ class Study:
     self.workdir, self.size, self.steps = workdir, size, steps
     self.runs = workdir / "runs"
     self._lock = threading.Lock()
+    self._base_locks = collections.defaultdict(threading.Lock)
     self._timings_path = workdir / "timings.json"
 
   def data(self, variant: str) -> pathlib.Path:
@@ -130,8 +132,33 @@ class Study:
       flags = [f"--workdir={self.data('filtered')}"]
       self.run("tool accuracy", ["-m", "data_gen.report.tool_accuracy", *flags])
 
-  def train(self, arm: Arm, seed: int, name: str, cores: list[int]) -> None:
-    """Trains and evaluates one student."""
+  def base(self, seed: int, cores: Sequence[int]) -> pathlib.Path:
+    """Weights of the base of a seed; the first to ask trains it, others wait."""
+    folder = self.workdir / f"base-s{seed}"
+    weights = folder / "world_base.npz"
+    with self._lock:
+      lock = self._base_locks[seed]
+    with lock:
+      if not weights.exists():
+        flags = [
+          f"--workdir={folder}",
+          f"--data={self.workdir / 'base_data'}",
+          f"--seed={seed}",
+          f"--steps={self.steps}",
+          f"--out={weights}",
+        ]
+        self.run(f"base s{seed}", ["launch/make_base.py", *flags], cores)
+    return weights
+
+  def train(
+    self,
+    arm: Arm,
+    seed: int,
+    name: str,
+    cores: Sequence[int],
+    base: pathlib.Path | None = None,
+  ) -> None:
+    """Trains and evaluates one student from `base`; None: from the shipped."""
     folder = self.runs / name
     steps = f",steps={self.steps}" if self.steps else ""
     flags = [
@@ -140,8 +167,7 @@ class Study:
       f"--config.data_dir={self.data(arm.variant) / 'examples'}",
       f"--workdir={folder}",
     ]
-    if seed:
-      base = self.workdir / f"base-s{seed}" / "world_base.npz"
+    if base:
       flags.append(f"--config.init={base}")
     if arm.arm == "replay":
       base_data = self.workdir / "base_data" / "mixture" / "examples"
@@ -168,11 +194,18 @@ class Study:
     )
 
 
-def in_lanes(jobs: Sequence[tuple[float, object]], do) -> None:
-  """Does jobs (cost, job) in lanes of cores; a lane takes the next dearest."""
+def in_lanes(jobs: Iterable[Callable[[Sequence[int]], None]]) -> None:
+  """Does jobs in lanes of cores; a free lane takes the next in order.
+
+  Args:
+    jobs: each is called with the cores that it may use.
+
+  Raises:
+    BaseException: the first that a job raised; no job starts after it.
+  """
   cores = sorted(os.sched_getaffinity(0))
   lanes = min(NUM_LANES, len(cores))
-  waiting = [job for _, job in sorted(jobs, key=lambda pair: -pair[0])]
+  waiting = collections.deque(jobs)
   failures: list[BaseException] = []
   lock = threading.Lock()
 
@@ -182,9 +215,9 @@ def in_lanes(jobs: Sequence[tuple[float, object]], do) -> None:
       with lock:
         if failures or not waiting:
           return
-        job = waiting.pop(0)
+        job = waiting.popleft()
       try:
-        do(job, mine)
+        job(mine)
       except BaseException as e:  # SystemExit of a failed command included.
         failures.append(e)
 
@@ -201,35 +234,19 @@ def quickstart(study: Study) -> None:
   """One seed, three arms, the shipped base."""
   study.make_data("filtered")
   study.measure_tools()
-  in_lanes(
-    [(arm.cost, arm) for arm in QUICKSTART],
-    lambda arm, cores: study.train(arm, 0, arm.name, cores),
-  )
+
+  def train(arm: Arm, cores: Sequence[int]) -> None:
+    study.train(arm, 0, arm.name, cores)
+
+  in_lanes([functools.partial(train, arm) for arm in QUICKSTART])
   study.report()
 
 
 def reproduce(study: Study, seeds: int) -> None:
-  """All arms, several seeds of student and base."""
+  """All arms, several seeds; each seed trains its own base from nothing."""
   for variant in dict.fromkeys(arm.variant for arm in REPRODUCE):
     study.make_data(variant)
   study.measure_tools()
-
-  def make_base(seed: int, cores: list[int]) -> None:
-    folder = study.workdir / f"base-s{seed}"
-    if (folder / "world_base.npz").exists():
-      return
-    study.run(
-      f"base s{seed}",
-      [
-        "launch/make_base.py",
-        f"--workdir={folder}",
-        f"--data={study.workdir / 'base_data'}",
-        f"--seed={seed}",
-        f"--out={folder / 'world_base.npz'}",
-      ],
-      cores,
-    )
-
   # Both phases of the base's data; also what the replay arm repeats.
   for phase in ("caption", "mixture"):
     study.run(
@@ -241,13 +258,19 @@ def reproduce(study: Study, seeds: int) -> None:
         f"--workdir={study.workdir / 'base_data' / phase}",
       ],
     )
-  in_lanes([(1.0, seed) for seed in range(1, seeds)], make_base)
-  jobs = [(arm.cost, (arm, seed)) for arm in REPRODUCE for seed in range(seeds)]
+
+  def train(arm: Arm, seed: int, cores: Sequence[int]) -> None:
+    base = study.base(seed, cores)
+    study.train(arm, seed, f"{arm.name}-s{seed}", cores, base)
+
+  # The arms of the main comparison first: a part of the table is of use too.
+  arms = [(arm, seed) for arm in QUICKSTART for seed in range(seeds)]
+  arms += [
+    (arm, s) for s in range(seeds) for arm in REPRODUCE[len(QUICKSTART) :]
+  ]
   in_lanes(
-    jobs,
-    lambda job, cores: study.train(
-      job[0], job[1], f"{job[0].name}-s{job[1]}", cores
-    ),
+    [functools.partial(study.base, seed) for seed in range(seeds)]
+    + [functools.partial(train, arm, seed) for arm, seed in arms]
   )
   study.report()
 
@@ -273,8 +296,6 @@ def main() -> None:
     quickstart(study)
   else:
     reproduce(study, args.seeds)
-  page = args.workdir / "report" / "index.html"
-  print(f"\nReport: {page.resolve()}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The study's commands: lanes, and the whole quickstart at tiny size."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -27,7 +28,7 @@ def study():
   return module
 
 
-def test_lanes_do_each_job_once_the_dearest_first(study):
+def test_lanes_do_each_job_once_in_order(study):
   done, lock = [], threading.Lock()
 
   def do(job, cores):
@@ -35,10 +36,9 @@ def test_lanes_do_each_job_once_the_dearest_first(study):
       done.append((job, tuple(cores)))
     time.sleep(0.02)
 
-  jobs = [(1.0, "a"), (3.0, "b"), (2.0, "c"), (0.5, "d")]
-  study.in_lanes(jobs, do)
+  study.in_lanes([functools.partial(do, job) for job in "abcd"])
   assert sorted(job for job, _ in done) == ["a", "b", "c", "d"]
-  assert {done[0][0], done[1][0]} == {"b", "c"} or len(
+  assert {done[0][0], done[1][0]} == {"a", "b"} or len(
     os.sched_getaffinity(0)
   ) == 1
   used = {core for _, cores in done for core in cores}
@@ -55,10 +55,26 @@ def test_a_failed_job_ends_the_study(study):
     time.sleep(0.2)
     done.append(job)
 
-  jobs = [(9.0, "bad"), *((float(n), n) for n in range(8))]
+  jobs = [functools.partial(do, job) for job in ("bad", *range(8))]
   with pytest.raises(SystemExit, match="error: bad"):
-    study.in_lanes(jobs, do)
+    study.in_lanes(jobs)
   assert len(done) <= 2
+
+
+def test_a_base_is_trained_once_for_all_who_ask(study, tmp_path, monkeypatch):
+  made = []
+
+  def run(self, name, command, cores=()):
+    time.sleep(0.05)
+    out = next(c for c in command if c.startswith("--out=")).split("=")[1]
+    pathlib.Path(out).parent.mkdir(parents=True)
+    pathlib.Path(out).write_bytes(b"weights")
+    made.append(name)
+
+  monkeypatch.setattr(study.Study, "run", run)
+  one = study.Study(tmp_path)
+  study.in_lanes([functools.partial(one.base, seed) for seed in (0, 0, 1, 0)])
+  assert sorted(made) == ["base s0", "base s1"]
 
 
 def test_unwritable_workdir_is_named(tmp_path):
