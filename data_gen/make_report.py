@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
   except (ValueError, OSError) as e:
     sys.exit(f"data_gen.make_report: {e}")
   print(summary.text(result))
-  print(f"\nReport: {page}")
+  print(f"\nReport: {page.resolve()}")
 
 
 if __name__ == "__main__":
