@@ -117,3 +117,14 @@ def test_equal_compute_is_equal_compute():
 def test_config_arguments_are_checked(path, arg, message):
   with pytest.raises(ValueError, match=message):
     configs.load(path, arg)
+
+
+def test_an_unknown_key_of_the_input_is_named_whole():
+  config = configs.load("world_vpd.py")
+  config.input.rationale_sufix = "Why?"
+  message = (
+    r"config\.input\.rationale_sufix is no option\. Did you mean"
+    r" 'config\.input\.rationale_suffix'\?"
+  )
+  with pytest.raises(ValueError, match=message):
+    build.build(config)

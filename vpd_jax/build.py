@@ -49,7 +49,6 @@ INPUT_KEYS = (
   "num_threads",
   "label_suffix",
   "rationale_suffix",
-  "rationale_field",
 )
 
 
@@ -91,7 +90,7 @@ def build(config: Any) -> Parts:
     FileNotFoundError: if the vocabulary is not there.
   """
   config_check.check_names(config.keys(), SECTIONS)
-  config_check.check_names(config.input, INPUT_KEYS, "input")
+  config_check.check_names(config.input, INPUT_KEYS, "config.input.")
   tokenizer = tokens.load(config.input.vocab)
   make_model = _model_maker(config, tokenizer.vocab_size)
   abstract = nnx.eval_shape(make_model)

@@ -1,8 +1,9 @@
 """The argument of a config file: `--config=FILE.py:res=448,lora_rank=16`."""
 
-import difflib
 from types import SimpleNamespace
 from typing import Any
+
+from vpd_jax import spelling
 
 
 def parse(arg: str, **defaults: Any) -> SimpleNamespace:
@@ -24,8 +25,7 @@ def parse(arg: str, **defaults: Any) -> SimpleNamespace:
   for part in filter(None, (arg or "").split(",")):
     name, equals, text = part.partition("=")
     if name not in defaults or not equals:
-      near = difflib.get_close_matches(name, defaults, n=1)
-      hint = f" Did you mean {near[0]!r}?" if near else ""
+      hint = spelling.hint(name, defaults)
       raise ValueError(
         f"config argument {part!r}: expected name=value with a name of"
         f" {sorted(defaults)}.{hint}"

@@ -1,9 +1,10 @@
 """Checks a config against the signatures that its sections are passed to."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
+
+from vpd_jax import spelling
 
 
 def check_keywords(
@@ -47,8 +48,7 @@ def check_names(
   """Raises ValueError for the first unknown key; names the nearest."""
   for key in found:
     if key not in known:
-      near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-      hint = f" Did you mean {prefix}{near[0]}?" if near else ""
+      hint = spelling.hint(key, known, prefix)
       raise ValueError(
         f"{prefix}{key} is no option.{hint} There are: {sorted(known)}."
       )

@@ -6,11 +6,12 @@ adding a file. Needs nothing beyond the standard library, so data_gen uses it
 too.
 """
 
-import difflib
 import importlib
 import importlib.util
 import pkgutil
 import types
+
+from vpd_jax import spelling
 
 
 def names(package: str) -> list[str]:
@@ -31,7 +32,6 @@ def module(
   """
   known = names(package)
   if name not in known:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = spelling.hint(name, known)
     raise KeyError(f"{package} has no module {name!r}.{hint} It has: {known}.")
   return importlib.import_module(".".join(filter(None, (package, name, inner))))

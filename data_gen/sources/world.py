@@ -11,7 +11,6 @@ uses pairs of family and relation that training never does.
 """
 
 import dataclasses
-import difflib
 import itertools
 import types
 import zlib
@@ -22,6 +21,7 @@ import numpy as np
 
 from data_gen import records
 from data_gen.sources import _questions, _render, _scene, _view
+from vpd_jax import spelling
 
 QUICKSTART_FAMILIES = ("attr", "two", "count", "cmp", "and2")
 COMPOSITION_FAMILIES = ("attr", "two", "count")
@@ -110,8 +110,7 @@ def make_setting(
   known = [f.name for f in dataclasses.fields(_scene.Setting)]
   for name in changes:
     if name not in known:
-      near = difflib.get_close_matches(name, known, n=1)
-      hint = f" Did you mean {near[0]!r}?" if near else ""
+      hint = spelling.hint(name, known)
       raise ValueError(f"setting has no {name!r}.{hint} It has {known}.")
   changes = {
     k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()

@@ -48,7 +48,6 @@ def to_arrays(
   image_px: int,
   label_suffix: str = LABEL_SUFFIX,
   rationale_suffix: str = RATIONALE_SUFFIX,
-  rationale_field: str = "rationale",
 ) -> dict[str, np.ndarray]:
   """One row of a batch.
 
@@ -59,8 +58,6 @@ def to_arrays(
     image_px: height and width of the image.
     label_suffix: sentence that asks for the answer; empty: the question alone.
     rationale_suffix: sentence that asks for the rationale.
-    rationale_field: "rationale"; "reference_rationale" trains on rationales
-      known to be right, as an upper bound.
 
   Returns:
     image uint8[image_px, image_px, 3]; label_prompt and rationale_prompt
@@ -79,7 +76,6 @@ def to_arrays(
     lengths,
     label_suffix=label_suffix,
     rationale_suffix=rationale_suffix,
-    rationale_field=rationale_field,
   )
   name = f"image {record['image_id']!r} of record {record['example_id']!r}"
   arrays["image"] = images.decode(record["image"], image_px, name)
@@ -93,22 +89,11 @@ def tokenize(
   *,
   label_suffix: str = LABEL_SUFFIX,
   rationale_suffix: str = RATIONALE_SUFFIX,
-  rationale_field: str = "rationale",
 ) -> dict[str, np.ndarray]:
   """`to_arrays` without the image."""
-  if rationale_field not in ("rationale", "reference_rationale"):
-    raise ValueError(
-      f"rationale_field={rationale_field!r}; expected 'rationale' or"
-      " 'reference_rationale'"
-    )
   tasks = (
     ("label", label_suffix, record["answer"], lengths.label),
-    (
-      "rationale",
-      rationale_suffix,
-      record[rationale_field],
-      lengths.rationale,
-    ),
+    ("rationale", rationale_suffix, record["rationale"], lengths.rationale),
   )
   arrays = {}
   for task, suffix, target, target_length in tasks:

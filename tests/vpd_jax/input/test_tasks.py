@@ -55,16 +55,6 @@ def test_empty_suffix_leaves_the_question_alone(make_record):
   np.testing.assert_array_equal(row["label_prompt"], [_IT, 0, 0])
 
 
-def test_reference_rationale_can_be_the_target(make_record):
-  record = make_record(
-    7, question="it", rationale="7", reference_rationale="red"
-  )
-  row = _arrays(record, rationale_field="reference_rationale")
-  np.testing.assert_array_equal(row["rationale_target"], [_RED, _EOS, 0, 0, 0])
-  with pytest.raises(ValueError, match="rationale_field='answer'"):
-    _arrays(record, rationale_field="answer")
-
-
 @pytest.mark.parametrize(
   "lengths, message",
   [

@@ -1,8 +1,6 @@
-"""The line, how often it comes, and the time that is left."""
+"""What the line of a run says, how often it comes, and the time left."""
 
 import io
-
-import pytest
 
 from vpd_jax.logs import progress
 
@@ -69,17 +67,3 @@ def test_a_long_line_does_not_wrap(monkeypatch):
 
 def test_an_inactive_bar_shows_nothing():
   assert _run(io.StringIO(), [1, 10, 20, 30], is_active=False) == ""
-
-
-@pytest.mark.parametrize(
-  "seconds, text",
-  [
-    (0, "0:00"),
-    (59.6, "1:00"),
-    (62, "1:02"),
-    (3599, "59:59"),
-    (7384, "2:03:04"),
-  ],
-)
-def test_seconds_are_written_as_a_clock_does(seconds, text):
-  assert progress.format_seconds(seconds) == text
