@@ -9,7 +9,6 @@ command again after an interruption: finished shards are not made again.
 """
 
 import contextlib
-import difflib
 import fcntl
 import json
 import os
@@ -34,6 +33,7 @@ KEYS = (
   "sampling",
   "tools",
   "sandbox",
+  "engine",
   "filter",
   "rationale",
   "writer",
@@ -180,6 +180,8 @@ def _check_overrides(argv: Sequence[str]) -> None:
   """Raises ValueError for an override of a key that the config lacks."""
   from absl import flags
 
+  from vpd_jax import spelling
+
   matches = [_OVERRIDE.match(a) for a in argv]
   rest = [a for a, match in zip(argv, matches) if match is None]
   values = _define(rest)
@@ -195,8 +197,7 @@ def _check_overrides(argv: Sequence[str]) -> None:
     for key in override[1].split("."):
       if not isinstance(section, Mapping) or key not in section:
         known = sorted(section) if isinstance(section, Mapping) else []
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f" Did you mean {path}.{near[0]}?" if near else ""
+        hint = spelling.hint(key, known, f"{path}.")
         raise ValueError(
           f"{path}.{key} is not in the config file.{hint} {path} has:"
           f" {', '.join(known) or 'no parts'}."

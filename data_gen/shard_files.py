@@ -13,6 +13,7 @@ from data_gen import records
 from vpd_jax.input import tfrecord
 
 RECORDS_FOLDER = "shards"
+MEASURED_FOLDER = "measured"
 
 Row = TypeVar("Row")
 
@@ -57,6 +58,7 @@ class ShardOutput:
     self._files: dict[str, IO[bytes]] = {}
     self._tallies: dict[str, Counter] = {}
     self._facts: dict[str, Any] = {}
+    self._measured: dict[str, Any] = {}
 
   def open(self, name: str) -> IO[bytes]:
     """The file `name` of this shard, created on first use."""
@@ -82,6 +84,11 @@ class ShardOutput:
     """Keeps plain facts in the shard's record."""
     self._facts.update(facts)
 
+  def measure(self, **facts: Any) -> None:
+    """Keeps plain facts of this very run beside the record, such as counts of
+    cache hits: no part of what must be the same each time."""
+    self._measured.update(facts)
+
   def commit(self) -> dict[str, Any]:
     """Makes the files visible; returns the shard's record."""
     sizes = {}
@@ -101,6 +108,8 @@ class ShardOutput:
       "files": sizes,
       **self._facts,
     }
+    if self._measured:
+      write_json(_measured_path(self._folder, self._shard), self._measured)
     write_json(_record_path(self._folder, self._shard), record)
     return record
 
@@ -122,6 +131,12 @@ def read_record(folder: pathlib.Path, shard: Shard) -> dict[str, Any] | None:
   except FileNotFoundError:
     return None
   return record if whole else None
+
+
+def read_measured(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """What the runs of a stage measured, one of each shard that did."""
+  paths = sorted((folder / MEASURED_FOLDER).glob("*.json"))
+  return [json.loads(path.read_text()) for path in paths]
 
 
 def has_records(folder: pathlib.Path) -> bool:
@@ -209,6 +224,10 @@ def remove_temporaries(folder: pathlib.Path) -> None:
 
 def _record_path(folder: pathlib.Path, shard: Shard) -> pathlib.Path:
   return folder / RECORDS_FOLDER / f"{shard}.json"
+
+
+def _measured_path(folder: pathlib.Path, shard: Shard) -> pathlib.Path:
+  return folder / MEASURED_FOLDER / f"{shard}.json"
 
 
 def _temporary(path: pathlib.Path) -> pathlib.Path:

@@ -1,39 +1,70 @@
 """The stage `runs`: runs each program, contained, and keeps what came of it."""
 
+import collections
 import dataclasses
 import hashlib
-import io
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import PIL.Image
-
 from data_gen import records, shard_files
-from data_gen.sandbox import executor
-from data_gen.tools import toolbox
-from vpd_jax import config_check, lookup
+from data_gen.sandbox import engine, executor
+from data_gen.tools import server, toolbox
+from data_gen.tools import tool as tool_lib
+from vpd_jax import config_check
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineConfig:
+  """The section `engine`: how programs share the machine, not what they give.
+
+  Attributes:
+    in_flight: most programs at a time in each worker.
+    batch_window_s: longest wait of a tool call for others to join its batch.
+    cache_dir: folder where tools' answers are kept for later runs; "" keeps
+      none. Several runs may share it.
+  """
+
+  in_flight: int = 64
+  batch_window_s: float = 0.005
+  cache_dir: str = ""
+
+  def __post_init__(self):
+    if not 1 <= self.in_flight <= engine.MAX_IN_FLIGHT:
+      raise ValueError(
+        f"config.engine.in_flight={self.in_flight} must be from 1 to"
+        f" {engine.MAX_IN_FLIGHT}."
+      )
 
 
 def check(config: Mapping[str, Any]) -> dict[str, Any]:
   """See `data_gen.stage`."""
   section = config.get("sandbox", {})
   config_check.check_keywords(executor.Executor, section, "sandbox")
+  config_check.check_keywords(EngineConfig, config.get("engine", {}), "engine")
+  EngineConfig(**config.get("engine", {}))
   # A machine that cannot contain programs says so before anything is made.
   executor.Executor(**section).close()
   for call, options in config["tools"].items():
-    tool = lookup.module("data_gen.tools", options.get("name", "")).Tool
-    section = {k: v for k, v in options.items() if k != "name"}
+    tool = toolbox.tool_class(options.get("name", ""))
+    section = {k: v for k, v in options.items() if k not in ("name", "process")}
     config_check.check_keywords(tool, section, f"tools.{call}")
-  return {"tools": toolbox.Toolbox(config["tools"]).versions}
+  with server.ToolServer(config["tools"]) as tools:
+    return {"tools": tools.versions}
 
 
 class Worker:
   """See `data_gen.stage`."""
 
   def __init__(self, config: Mapping[str, Any]):
-    self._toolbox = toolbox.Toolbox(config["tools"])
+    options = EngineConfig(**config.get("engine", {}))
+    self._in_flight = options.in_flight
+    self._tools = server.ToolServer(
+      config["tools"],
+      batch_window_s=options.batch_window_s,
+      cache_dir=options.cache_dir,
+    )
+    self._stats: dict[str, Any] = {}
     self._executor = executor.Executor(**config.get("sandbox", {}))
 
   def run(
@@ -44,6 +75,29 @@ class Worker:
   ) -> None:
     """Runs the shard's programs; see `data_gen.stage`."""
     out.open(f"{shard}.jsonl")
+    groups: collections.deque[_Group] = collections.deque()
+    jobs = self._jobs(shard, folders, groups)
+    for outcome in self._executor.run_all(jobs, self._tools, self._in_flight):
+      group = groups[0]
+      group.outcomes.append(outcome)
+      if len(group.outcomes) == len(group.texts):
+        groups.popleft()
+        _write(group, out)
+    out.note(sandbox=self._executor.layers)
+    stats = self._tools.stats()
+    out.measure(tools=_since(self._stats, stats))
+    self._stats = stats
+
+  def close(self) -> None:
+    """See `data_gen.stage`."""
+    self._executor.close()
+    self._tools.close()
+
+  def _jobs(self, shard, folders, groups) -> Iterator[engine.Job]:
+    """The shard's programs; those of one question join `groups` as one.
+
+    Equal texts on one image come to the same: they run once.
+    """
     name = f"{shard}.jsonl"
     questions = shard_files.read_rows(
       records.Question, folders["questions"] / name
@@ -55,35 +109,47 @@ class Worker:
       folders["questions"] / shard_files.images_name(shard)
     )
     for question, (_, group) in zip(questions, programs, strict=True):
-      call_tool = self._bind(images[question.image_id])
-      runs: dict[str, records.Run] = {}
-      for program in group:
-        # Equal texts on one image come to the same: run them once.
-        run = runs.get(program.text) or self._run(program, call_tool)
-        runs[program.text] = run
-        run = dataclasses.replace(run, index=program.index)
-        out.write_row(run)
-        out.tally(question.family, run.error_class)
+      encoded = images[question.image_id]
+      image = tool_lib.Image(hashlib.sha256(encoded).hexdigest(), encoded)
+      texts = list(dict.fromkeys(program.text for program in group))
+      groups.append(_Group(question, group, texts))
+      for text in texts:
+        yield engine.Job(text, image)
     images.close()
-    out.note(sandbox=self._executor.layers)
 
-  def close(self) -> None:
-    """See `data_gen.stage`."""
-    self._executor.close()
 
-  def _bind(self, encoded: bytes):
-    key = hashlib.sha256(encoded).hexdigest()
-    with PIL.Image.open(io.BytesIO(encoded)) as image:
-      return self._toolbox.bind(np.asarray(image.convert("RGB")), key)
+@dataclasses.dataclass(frozen=True)
+class _Group:
+  """A question's programs, and what came of their texts so far."""
 
-  def _run(self, program: records.Program, call_tool) -> records.Run:
-    outcome = self._executor.run(program.text, call_tool)
-    return records.Run(
-      question_id=program.question_id,
-      index=program.index,
-      status=outcome.status,
-      error_class=outcome.error_class,
-      message=outcome.message,
-      answer=outcome.answer,
-      trace=outcome.trace,
+  question: records.Question
+  programs: list[records.Program]
+  texts: list[str]
+  outcomes: list[executor.Outcome] = dataclasses.field(default_factory=list)
+
+
+def _write(group, out):
+  outcomes = dict(zip(group.texts, group.outcomes, strict=True))
+  for program in group.programs:
+    outcome = outcomes[program.text]
+    out.write_row(
+      records.Run(
+        question_id=program.question_id,
+        index=program.index,
+        status=outcome.status,
+        error_class=outcome.error_class,
+        message=outcome.message,
+        answer=outcome.answer,
+        trace=outcome.trace,
+      )
     )
+    out.tally(group.question.family, outcome.error_class)
+
+
+def _since(before, now):
+  """What was counted since, in dicts of numbers."""
+  if isinstance(now, dict):
+    before = before or {}
+    return {key: _since(before.get(key), value) for key, value in now.items()}
+  is_count = isinstance(now, int | float) and not isinstance(now, bool)
+  return now - (before or 0) if is_count else now

@@ -11,7 +11,7 @@ from data_gen import records, shard_files
 from data_gen.llm import cache, client
 from data_gen.programs import parse
 from data_gen.prompts import load
-from data_gen.tools import api
+from data_gen.tools import profiles
 from vpd_jax import config_check
 
 _BATCH = 64
@@ -51,14 +51,19 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
   options.pop("cache_dir", None)
   config_check.check_keywords(backend, options, "llm")
   return {
-    "prompt": prompt(sampling.prompt).digest,
+    "prompt": prompt(sampling.prompt, _profile(config)).digest,
     "rows_per_input": sampling.num_programs,
   }
 
 
-def prompt(name: str) -> load.Prompt:
-  """The named prompt with the text of the API filled in."""
-  return load.load(name).filled(api=api.prompt_text().strip())
+def prompt(name: str, profile: str = "vpd") -> load.Prompt:
+  """The named prompt with the text of the API `profile` filled in."""
+  return load.load(name).filled(api=profiles.get(profile).prompt_text().strip())
+
+
+def _profile(config: Mapping[str, Any]) -> str:
+  """The API that the programs will be run with."""
+  return config.get("sandbox", {}).get("profile", "vpd")
 
 
 class Worker:
@@ -66,7 +71,7 @@ class Worker:
 
   def __init__(self, config: Mapping[str, Any]):
     self._sampling = Sampling(**config.get("sampling", {}))
-    self._prompt = prompt(self._sampling.prompt)
+    self._prompt = prompt(self._sampling.prompt, _profile(config))
     self._client = cache.connect(**config["llm"])
     self._seed = config["seed"]
 

@@ -1,7 +1,8 @@
-"""Runs untrusted programs contained, one at a time, and tells how each ended.
+"""Runs untrusted programs contained, and tells how each ended.
 
     with Executor(wall_time_s=5.0) as executor:
-      outcome = executor.run(program_text, toolbox.bind(image, image_key))
+      outcome = executor.run(program_text, call_tool)
+      for outcome in executor.run_all(jobs, tool_server, in_flight=256): ...
 
 The boundary is the kernel's: a child process per program (see `worker`) with
 no file, network, other process, image or answer in reach, whose only way out
@@ -9,76 +10,69 @@ is a socket that carries plain data. This side trusts nothing that comes over
 it: it counts, checks and cleans, keeps the clock, and ends the child itself.
 """
 
-import dataclasses
-import json
-import os
-import pathlib
-import select
-import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from data_gen.programs import parse
-from data_gen.sandbox import frames
+from data_gen.sandbox import engine
 from data_gen.sandbox import limits as limits_lib
 from data_gen.sandbox import session as session_lib
+from data_gen.sandbox import zygote as zygote_lib
+from data_gen.tools import api, profiles
+from data_gen.tools import tool as tool_lib
 
 ERROR_CLASSES = session_lib.ERROR_CLASSES
 Outcome = session_lib.Outcome
-CallTool = session_lib.CallTool
-
-_START_TIMEOUT_S = 60.0
-_END_TIMEOUT_S = 30.0
-_GRACE_S = 0.5
-
-
-class SandboxError(RuntimeError):
-  """The sandbox itself cannot work here, whatever the program."""
+SandboxError = zygote_lib.SandboxError
+CallTool = Callable[[str, api.Box, dict[str, Any]], Any]
 
 
 class Executor:
   """A warm worker process and the limits of its programs.
 
   Args:
-    wall_time_s, cpu_s, memory_mb, max_tool_calls, max_output_bytes,
-      max_answer_chars: see `limits.Limits`.
+    profile: the API that programs see, a name of `tools.profiles`.
+    wall_time_s, cpu_s, memory_mb, max_tool_calls, max_llm_calls,
+      max_output_bytes, max_answer_chars: see `limits.Limits`.
     allow_unsafe_no_kernel_layer: run although the kernel does not keep
       programs from files or the network. For trusted programs only.
 
   Raises:
     ValueError: if a limit makes no sense.
+    KeyError: if there is no such profile.
     SandboxError: if the worker does not start, or no kernel layer holds.
   """
 
   def __init__(
     self,
     *,
+    profile: str = "vpd",
     wall_time_s: float = 5.0,
     cpu_s: int = 2,
     memory_mb: int = 512,
     max_tool_calls: int = 200,
+    max_llm_calls: int = 20,
     max_output_bytes: int = 65536,
     max_answer_chars: int = 400,
     allow_unsafe_no_kernel_layer: bool = False,
   ):
+    profiles.get(profile)
     self.limits = limits_lib.Limits(
-      wall_time_s,
-      cpu_s,
-      memory_mb,
-      max_tool_calls,
-      max_output_bytes,
-      max_answer_chars,
+      wall_time_s=wall_time_s,
+      cpu_s=cpu_s,
+      memory_mb=memory_mb,
+      max_tool_calls=max_tool_calls,
+      max_llm_calls=max_llm_calls,
+      max_output_bytes=max_output_bytes,
+      max_answer_chars=max_answer_chars,
     )
-    self._allow_unsafe = allow_unsafe_no_kernel_layer
-    self._start()
+    self._zygote = zygote_lib.Zygote(
+      self.limits, profile, allow_unsafe_no_kernel_layer
+    )
 
   @property
   def layers(self) -> dict[str, Any]:
     """The kernel's layers in force, and what they were seen to forbid."""
-    return dict(self._layers)
+    return self._zygote.layers
 
   def __enter__(self) -> "Executor":
     return self
@@ -88,21 +82,16 @@ class Executor:
 
   def close(self) -> None:
     """Ends the worker; a second call does nothing."""
-    self._control.close()
-    try:
-      self._process.wait(timeout=_GRACE_S)
-    except subprocess.TimeoutExpired:
-      self._process.kill()
-      self._process.wait()
-    assert self._process.stderr is not None
-    self._process.stderr.close()
+    self._zygote.close()
 
   def run(self, program_text: str, call_tool: CallTool) -> Outcome:
     """Runs one program to its end.
 
     Args:
       program_text: as the writer gave it; `parse.extract` is applied.
-      call_tool: answers `(call, box, arguments)`; see `Toolbox.bind`.
+      call_tool: answers `(call, box, arguments)` at once, with a plain value;
+        raises `api.ToolRefused` for arguments that the call does not take.
+        Anything else that it raises is the run's error "tool_error".
 
     Returns:
       How it ended. A program's faults, and those of its tools, are outcomes.
@@ -110,120 +99,60 @@ class Executor:
     Raises:
       SandboxError: if the worker was lost and does not start again.
     """
+    (outcome,) = self.run_all(
+      [engine.Job(program_text)], _Direct(call_tool), in_flight=1
+    )
+    return outcome
+
+  def run_all(
+    self,
+    jobs: Iterable[engine.Job],
+    tools: engine.Tools,
+    in_flight: int = 64,
+  ) -> Iterator[Outcome]:
+    """Runs programs, many at a time; see `engine.Engine`.
+
+    Args:
+      jobs: taken as there is room for them.
+      tools: answers their calls, such as a `tools.server.ToolServer`.
+      in_flight: most programs at a time, from 1 to 512.
+
+    Returns:
+      An outcome for each job, in their order.
+
+    Raises:
+      ValueError: if `in_flight` is out of range.
+      SandboxError: as in `run`.
+    """
+    return engine.Engine(self._zygote, tools, in_flight=in_flight).run(jobs)
+
+
+class _Direct:
+  """Tools that are a function, called at once."""
+
+  def __init__(self, call_tool: CallTool):
+    self._call_tool = call_tool
+    self._answers: list[tuple[Any, tool_lib.Answer]] = []
+
+  def submit(self, token, call, image, box, arguments):
+    del image
     try:
-      return self._attempt(program_text, call_tool)
-    except _WorkerLost:
-      self._restart()
-    try:
-      return self._attempt(program_text, call_tool)
-    except _WorkerLost:
-      self._restart()
-      session = session_lib.Session(self.limits, call_tool)
-      return session.outcome("worker_died", "the sandbox's process was ended")
+      value = self._call_tool(call, box or api.WHOLE, arguments)
+    except api.ToolRefused as e:
+      answer = tool_lib.Answer("refused", message=str(e))
+    except Exception as e:  # A tool's fault, of any kind, is this run's error.
+      answer = tool_lib.Answer("fault", None, "tool_error", str(e))
+    else:
+      answer = tool_lib.Answer("value", value)
+    self._answers.append((token, answer))
 
-  def _attempt(self, program_text, call_tool):
-    program_text = program_text[: parse.MAX_COMPLETION_CHARS + 1]
-    session = session_lib.Session(self.limits, call_tool)
-    ours, theirs = socket.socketpair()
-    with ours:
-      with theirs:
-        try:
-          socket.send_fds(self._control, [b"r"], [theirs.fileno()])
-        except OSError as e:
-          raise _WorkerLost from e
-      grace_s = 0.0
-      try:
-        ending = session.drive(ours, program_text)
-        grace_s = 0.0 if ending else _GRACE_S
-      finally:
-        code, cpu_s = self._end_child(grace_s)
-      return session.outcome(*(ending or self._ending_of(code, cpu_s)))
+  def poll(self, flush):
+    del flush
+    answers, self._answers = self._answers, []
+    return answers
 
-  def _end_child(self, grace_s):
-    """Has the child ended, after a time to leave by itself; how it ended."""
-    try:
-      if not grace_s or not self._has_reply(grace_s):
-        self._control.sendall(b"k")
-      self._control.settimeout(_END_TIMEOUT_S)
-      ended = self._replies.next()
-      return ended["code"], ended["cpu_s"]
-    except (OSError, EOFError) as e:
-      raise _WorkerLost from e
+  def files(self):
+    return ()
 
-  def _has_reply(self, timeout_s):
-    return bool(select.select([self._control], [], [], timeout_s)[0])
-
-  def _ending_of(self, code, cpu_s):
-    """(error class, message) of a child that left without a last word."""
-    limits = self.limits
-    if code == limits_lib.EXIT_MEMORY:
-      return "memory", session_lib.limit_text(
-        f"{limits.memory_mb} MB", "memory_mb"
-      )
-    if code == limits_lib.EXIT_OUTPUT:
-      return session_lib.output_ending(limits)
-    is_killed = code == -signal.SIGKILL and cpu_s >= limits.cpu_s
-    if code == -signal.SIGXCPU or is_killed:
-      return "cpu_time", session_lib.limit_text(
-        f"{limits.cpu_s} s of CPU", "cpu_s"
-      )
-    if code < 0:
-      return "worker_died", f"ended by {signal.Signals(-code).name}"
-    return "worker_died", f"ended with exit code {code}"
-
-  def _start(self):
-    self._control, theirs = socket.socketpair()
-    self._replies = frames.Reader(self._control.recv)
-    fd = theirs.fileno()
-    limits = json.dumps(dataclasses.asdict(self.limits))
-    worker = pathlib.Path(__file__).with_name("worker.py")
-    # As -I, less -E: the hash seed is fixed, so sets keep their order.
-    flags = ("-s", "-S", "-P", "-B")
-    environment = {"PYTHONHASHSEED": "0"}
-    if "LD_LIBRARY_PATH" in os.environ:  # Where libpython is, in some builds.
-      environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-    with theirs:
-      self._process = subprocess.Popen(
-        [sys.executable, *flags, str(worker), str(fd), limits],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        pass_fds=(fd,),
-        env=environment,
-        start_new_session=True,
-      )
-    self._control.settimeout(_START_TIMEOUT_S)
-    try:
-      self._layers = self._replies.next()
-    except (OSError, EOFError, frames.FrameError) as e:
-      self._process.kill()
-      _, errors = self._process.communicate()
-      self._control.close()
-      lines = errors.decode(errors="replace").strip().splitlines()
-      raise SandboxError(
-        f"the sandbox's worker did not start: {(lines or ['no message'])[-1]}"
-      ) from e
-    if not self._allow_unsafe and not is_contained(self._layers):
-      layers = self.layers
-      self.close()
-      raise SandboxError(
-        "this host's kernel offers no layer that keeps programs from files "
-        f"and the network: {layers}. Allow seccomp or user namespaces, or "
-        "set sandbox.allow_unsafe_no_kernel_layer=True for trusted programs."
-      )
-
-  def _restart(self):
-    self._process.kill()
-    self.close()
-    self._start()
-
-
-def is_contained(layers: Mapping[str, Any]) -> bool:
-  """Whether these layers keep a program from files and from the network."""
-  no_network = "network" in layers["namespaces"]
-  no_network = no_network or "sockets" in layers["forbidden"]
-  return no_network and "files" in layers["forbidden"]
-
-
-class _WorkerLost(Exception):
-  """The warm parent is gone."""
+  def next_deadline_s(self):
+    return 0.0 if self._answers else None

@@ -36,12 +36,35 @@ def encode(value: Any) -> bytes:
   return _LENGTH.pack(len(body)) + body
 
 
-class Reader:
-  """Reads frames from `read(n)`, which returns 1 to n bytes, none at the end."""
+def _nothing(size: int) -> bytes:
+  del size
+  return b""
 
-  def __init__(self, read: Callable[[int], bytes]):
+
+class Reader:
+  """Reads frames from `read(n)`, which returns 1 to n bytes, none at the end.
+
+  Without `read`, bytes are given to `feed` as they come; `has_frame` says
+  whether `next` finds a whole frame.
+  """
+
+  def __init__(self, read: Callable[[int], bytes] = _nothing):
     self._read = read
     self._ahead = bytearray()
+
+  def feed(self, data: bytes) -> None:
+    """Adds bytes that came."""
+    self._ahead += data
+
+  def has_frame(self) -> bool:
+    """Whether a whole frame is there.
+
+    Raises:
+      FrameError: if a longer one is announced than is sent.
+    """
+    if len(self._ahead) < _LENGTH.size:
+      return False
+    return len(self._ahead) >= _LENGTH.size + self._length()
 
   def next(self) -> Any:
     """The next frame's value.
@@ -50,24 +73,28 @@ class Reader:
       EOFError: if the other side closed, also in the middle of a frame.
       FrameError: if what came is no frame.
     """
-    (length,) = _LENGTH.unpack(self._take(_LENGTH.size))
-    if length > MAX_FRAME_BYTES:
-      raise FrameError(f"a frame of {length} bytes announced")
-    body = self._take(length)
+    self._fill(_LENGTH.size)
+    size = _LENGTH.size + self._length()
+    self._fill(size)
+    body = bytes(self._ahead[_LENGTH.size : size])
+    del self._ahead[:size]
     try:
       return json.loads(body)
     except (ValueError, RecursionError) as e:
       raise FrameError(f"not JSON: {e}") from e
 
-  def _take(self, size):
+  def _length(self):
+    (length,) = _LENGTH.unpack_from(self._ahead)
+    if length > MAX_FRAME_BYTES:
+      raise FrameError(f"a frame of {length} bytes announced")
+    return length
+
+  def _fill(self, size):
     while len(self._ahead) < size:
       chunk = self._read(_CHUNK_BYTES)
       if not chunk:
         raise EOFError
       self._ahead += chunk
-    data = bytes(self._ahead[:size])
-    del self._ahead[:size]
-    return data
 
 
 def write(fd: int, data: bytes) -> None:

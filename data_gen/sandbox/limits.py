@@ -15,16 +15,18 @@ class Limits:
     cpu_s: processor time, whole seconds.
     memory_mb: address space, the interpreter's own 20 MB included.
     max_tool_calls: tool calls.
+    max_llm_calls: those of them that ask a language model.
     max_output_bytes: printed text, UTF-8.
     max_answer_chars: length of an answer.
   """
 
-  wall_time_s: float
-  cpu_s: int
-  memory_mb: int
-  max_tool_calls: int
-  max_output_bytes: int
-  max_answer_chars: int
+  wall_time_s: float = 5.0
+  cpu_s: int = 2
+  memory_mb: int = 512
+  max_tool_calls: int = 200
+  max_llm_calls: int = 20
+  max_output_bytes: int = 65536
+  max_answer_chars: int = 400
 
   def __post_init__(self):
     for field in dataclasses.fields(self):

@@ -1,6 +1,6 @@
 """One program in its child: compiles it, runs it, and talks to the host.
 
-All that the program sees is `api.namespace`, a few builtins and `math`. This
+All that the program sees is its API, a few builtins and `math`. This
 is for clear errors and clean programs; what holds it is the kernel.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from data_gen.programs import parse
 from data_gen.sandbox import frames
 from data_gen.sandbox import limits as limits_lib
-from data_gen.tools import api
+from data_gen.tools import api, profiles
 
 FILE_NAME = "<program>"
 MAX_MESSAGE_CHARS = 300
@@ -48,6 +48,7 @@ class Program:
     fd: socket to the host.
     limits: those that this side can keep; the host keeps all of them.
     builtins_of_programs: from `safe_builtins`.
+    profile: the API that it sees, a name of `tools.profiles`.
   """
 
   def __init__(
@@ -55,11 +56,13 @@ class Program:
     fd: int,
     limits: limits_lib.Limits,
     builtins_of_programs: dict[str, Any],
+    profile: str = "vpd",
   ):
     self._fd = fd
     self._limits = limits
     self._reader = frames.Reader(lambda size: os.read(fd, size))
     self._builtins = builtins_of_programs | {"print": self._print}
+    self._profile = profiles.get(profile)
     self._output_bytes = 0
 
   def run(self) -> None:
@@ -75,15 +78,15 @@ class Program:
 
   def _answer(self, text):
     code = compile_program(parse.parse(text))
-    names = api.namespace(self._call)
-    format_answer = names["formatting_answer"]
+    names = self._profile.namespace(self._call)
     names["__name__"] = "program"
     names["__builtins__"] = self._builtins
     exec(code, names)
     value = names[parse.NAME](api.Image(self._call))
     if value is None:
       return _error("no_answer", 0, f"{parse.NAME} returned nothing")
-    answer = value if type(value) is str else format_answer(value)
+    is_text = type(value) is str
+    answer = value if is_text else self._profile.format_answer(value)
     if not answer.strip():
       return _error("no_answer", 0, f"{parse.NAME} returned an empty text")
     size = len(answer)
@@ -135,7 +138,7 @@ def _describe(exception):
   line = _raising_line(exception)
   try:
     detail = str(exception)[:MAX_MESSAGE_CHARS]
-  except ValueError:  # An int with too many digits.
+  except Exception:  # An int with too many digits, a list that is too deep.
     detail = ""
   error_class = _error_class(exception, detail)
   name = type(exception).__name__
@@ -182,10 +185,17 @@ def safe_builtins() -> dict[str, Any]:
     for name in dir(builtins)
     if parse.is_builtin(name)
   }
-  safe["type"] = lambda value, /: type(value)
+  safe["type"] = _type
   safe["__import__"] = _import_math
   safe[parse.SAFE_FORMAT] = _safe_format
   return safe
+
+
+def _type(value, /):
+  kind = type(value)
+  if kind is type:  # From there classes could be made.
+    raise TypeError("type() of a class cannot be used")
+  return kind
 
 
 def _import_math(name, globals=None, locals=None, fromlist=(), level=0):

@@ -1,26 +1,24 @@
-"""The host's end of one program's run: serves it, counts, checks and cleans.
+"""The host's end of one program's run: counts, checks, cleans, keeps the clock.
 
-Nothing that comes from the worker is trusted: a message that the worker's own
-code does not send ends the run as "worker_died".
+A state machine between bytes from the child and answers of tools; it does no
+I/O itself. Nothing that comes from the child is trusted: a message that its
+own code does not send ends the run as "worker_died".
 """
 
 import dataclasses
 import math
-import socket
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from data_gen.programs import parse
 from data_gen.sandbox import frames
 from data_gen.sandbox import limits as limits_lib
 from data_gen.tools import api
+from data_gen.tools import tool as tool_lib
 from data_gen.trace import recorder as recorder_lib
 from data_gen.trace.events import Event
-
-CallTool = Callable[[str, api.Box, dict[str, Any]], Any]
-
 
 # Error class -> status of the run.
 ERROR_CLASSES: Mapping[str, str] = types.MappingProxyType(
@@ -37,6 +35,10 @@ ERROR_CLASSES: Mapping[str, str] = types.MappingProxyType(
     "zero_division": "error",
     "tool_refused": "error",
     "tool_error": "error",
+    "tool_missing": "error",
+    "tool_timeout": "error",
+    "tool_died": "error",
+    "bad_image": "error",
     "no_answer": "error",
     "bad_answer": "error",
     "other": "error",
@@ -46,6 +48,7 @@ ERROR_CLASSES: Mapping[str, str] = types.MappingProxyType(
     "cpu_time": "killed",
     "output": "killed",
     "tool_calls": "killed",
+    "llm_calls": "killed",
     "worker_died": "killed",
   }
 )
@@ -63,7 +66,8 @@ class Outcome:
   Attributes:
     status, error_class, message, answer, trace: see `records.Run`.
     tool_calls: how many calls were answered.
-    wall_s: time of the run, tool calls included. Not reproducible.
+    wall_s: time from start to end, waits for tools included. Not
+      reproducible.
   """
 
   status: str
@@ -79,48 +83,98 @@ class _Broken(Exception):
   """A message that the worker's own code does not send."""
 
 
-class Session:
-  """The host's end of one program's run."""
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """A tool call that the program waits for.
 
-  def __init__(self, limits: limits_lib.Limits, call_tool: CallTool):
+  Attributes:
+    call: name in `api.CALLS`.
+    box: y1 x1 y2 x2 on 0..999; None for a call without a patch.
+    arguments: plain values.
+    line: of the program; 0 if unknown.
+  """
+
+  call: str
+  box: api.Box | None
+  arguments: dict[str, Any]
+  line: int
+
+
+class Session:
+  """The host's end of one program's run.
+
+  Attributes:
+    pending: the tool call that the program waits for; None if it runs.
+    ending: (error class, message) when it is over, both "" for an answer;
+      None before.
+    outbox: bytes that wait to be sent to the child.
+  """
+
+  def __init__(self, limits: limits_lib.Limits, program_text: str):
+    self.pending: Request | None = None
+    self.ending: tuple[str, str] | None = None
+    text = program_text[: parse.MAX_COMPLETION_CHARS + 1]
+    self.outbox = bytearray(frames.encode(text))
     self._limits = limits
-    self._call_tool = call_tool
+    self._reader = frames.Reader()
     self._recorder = recorder_lib.Recorder()
     self._start_s = time.monotonic()
-    self._tool_s = 0.0
+    self._resumed_s = self._start_s
+    self._used_s = 0.0
     self._tool_calls = 0
+    self._llm_calls = 0
     self._output_bytes = 0
     self._answer = None
-    self._ending = None  # (error class, message), or ("", "") for an answer.
 
-  def drive(
-    self, connection: socket.socket, program_text: str
-  ) -> tuple[str, str] | None:
-    """Serves the program until it ends or must be ended.
+  @property
+  def deadline_s(self) -> float:
+    """When its wall time is up; infinite while it waits for a tool."""
+    if self.pending is not None:
+      return math.inf
+    return self._resumed_s + self._limits.wall_time_s - self._used_s
 
-    Returns:
-      (error class, message), both "" for an answer; None if the worker left
-      without a last word.
-    """
-    self._connection = connection
-    reader = frames.Reader(self._read)
-    try:
-      self._send(program_text)
-      while self._ending is None:
-        message = reader.next()
-        self._take(message)
-    except TimeoutError:
-      text = f"{self._limits.wall_time_s:g} s"
-      self._ending = "wall_time", limit_text(text, "wall_time_s")
-    except (EOFError, ConnectionError):
-      return None
-    except (frames.FrameError, _Broken) as e:
-      text = recorder_lib.clean(f"broke the protocol: {e}")
-      self._ending = "worker_died", text
-    return self._ending
+  def receive(self, data: bytes) -> None:
+    """Takes bytes that came from the child."""
+    self._reader.feed(data)
+    self._take_frames()
 
-  def outcome(self, error_class: str, message: str) -> Outcome:
-    """The outcome with an ending that `drive` gave or the caller knows."""
+  def answer(self, answer: tool_lib.Answer) -> None:
+    """Ends the wait for the pending call."""
+    request, self.pending = self.pending, None
+    assert request is not None
+    self._resumed_s = time.monotonic()
+    if answer.kind == "fault":
+      message = f"line {request.line}: {answer.message}"
+      self.ending = answer.error_class, message
+      return
+    if answer.kind == "refused":
+      self.outbox += frames.encode(
+        {"refused": recorder_lib.clean(answer.message)}
+      )
+    else:
+      try:
+        self.outbox += frames.encode({"value": answer.value})
+      except frames.FrameError as e:
+        self.ending = "tool_error", f"line {request.line}: {e}"
+        return
+      self._recorder.record_call(
+        request.line,
+        request.call,
+        request.box,
+        request.arguments,
+        answer.value,
+      )
+    self._take_frames()
+
+  def expire(self) -> None:
+    """Ends the run, for its wall time is up."""
+    text = f"{self._limits.wall_time_s:g} s"
+    self.ending = "wall_time", limit_text(text, "wall_time_s")
+
+  def outcome(self) -> Outcome:
+    """How it ended; `ending` is set."""
+    assert self.ending is not None
+    error_class, message = self.ending
     return Outcome(
       status=ERROR_CLASSES[error_class] if error_class else "ok",
       error_class=error_class,
@@ -131,6 +185,17 @@ class Session:
       wall_s=time.monotonic() - self._start_s,
     )
 
+  def _take_frames(self):
+    try:
+      while self._is_running() and self._reader.has_frame():
+        self._take(self._reader.next())
+    except (frames.FrameError, _Broken) as e:
+      text = recorder_lib.clean(f"broke the protocol: {e}")
+      self.ending = "worker_died", text
+
+  def _is_running(self):
+    return self.pending is None and self.ending is None
+
   def _take(self, message):
     kind = message.get("kind") if isinstance(message, dict) else None
     if kind == "call":
@@ -139,7 +204,7 @@ class Session:
       text = _field(message, "text", str)
       self._output_bytes += len(text.encode("utf-8", "replace")) + 1
       if self._output_bytes > self._limits.max_output_bytes:
-        self._ending = output_ending(self._limits)
+        self.ending = output_ending(self._limits)
       else:
         self._recorder.record_print(_line(message), text)
     elif kind == "answer":
@@ -150,64 +215,45 @@ class Session:
         raise _Broken(f"error class {error_class}")
       text, line = _field(message, "message", str), _line(message)
       is_located = not line or text.startswith("line ")
-      self._ending = error_class, text if is_located else f"line {line}: {text}"
+      self.ending = error_class, text if is_located else f"line {line}: {text}"
     else:
       raise _Broken("a message of no known kind")
 
   def _take_call(self, message):
-    tool = _field(message, "tool", str)
+    call = _field(message, "tool", str)
     arguments = _field(message, "arguments", dict)
     box = message.get("box")
-    if tool not in api.CALLS or not all(map(_is_plain, arguments.values())):
+    if call not in api.CALLS or not _fits(arguments, api.CALLS[call].arguments):
       raise _Broken("a call that the API does not make")
     if box is not None:
       if not _is_box(box):
         raise _Broken("a box that is none")
       box = tuple(box)
-    if self._tool_calls >= self._limits.max_tool_calls:
-      text = f"{self._limits.max_tool_calls} tool calls"
-      self._ending = "tool_calls", limit_text(text, "max_tool_calls")
-      return
-    self._tool_calls += 1
-    start_s = time.monotonic()
-    try:
-      value = self._call_tool(tool, box or api.WHOLE, arguments)
-      reply = frames.encode({"value": value})
-    except api.ToolRefused as e:
-      self._send({"refused": recorder_lib.clean(str(e))})
-      return
-    except Exception as e:  # A tool's fault, of any kind, is this run's error.
-      self._ending = "tool_error", f"line {_line(message)}: {e}"
-      return
-    finally:
-      self._tool_s += time.monotonic() - start_s
-    self._recorder.record_call(_line(message), tool, box, arguments, value)
-    self._send_frame(reply)
+    is_llm, limits = api.CALLS[call].is_llm, self._limits
+    if self._tool_calls >= limits.max_tool_calls:
+      text = f"{limits.max_tool_calls} tool calls"
+      self.ending = "tool_calls", limit_text(text, "max_tool_calls")
+    elif is_llm and self._llm_calls >= limits.max_llm_calls:
+      text = f"{limits.max_llm_calls} calls of a language model"
+      self.ending = "llm_calls", limit_text(text, "max_llm_calls")
+    else:
+      self._tool_calls += 1
+      self._llm_calls += is_llm
+      self._used_s += time.monotonic() - self._resumed_s
+      self.pending = Request(call, box, arguments, _line(message))
 
   def _take_answer(self, text):
+    most = self._limits.max_answer_chars
     answer = recorder_lib.clean(text).strip()
-    if not answer or len(text) > self._limits.max_answer_chars:
+    if not answer or len(text) > most:
       raise _Broken("an answer that is none")
+    if len(answer) > most:
+      message = f"an answer of {len(answer)} characters once it is escaped; at "
+      self.ending = "bad_answer", message + f"most {most} are taken"
+      return
     self._answer = answer
     self._recorder.record_output(0, answer)
-    self._ending = "", ""
-
-  def _send(self, value):
-    self._send_frame(frames.encode(value))
-
-  def _send_frame(self, frame):
-    self._connection.settimeout(self._left_s())
-    self._connection.sendall(frame)
-
-  def _read(self, size):
-    self._connection.settimeout(self._left_s())
-    return self._connection.recv(size)
-
-  def _left_s(self):
-    used_s = time.monotonic() - self._start_s - self._tool_s
-    if used_s >= self._limits.wall_time_s:
-      raise TimeoutError
-    return self._limits.wall_time_s - used_s
+    self.ending = "", ""
 
 
 def limit_text(limit: str, option: str) -> str:
@@ -233,10 +279,13 @@ def _line(message):
   return line if 0 <= line <= parse.MAX_CHARS else 0
 
 
-def _is_plain(value):
-  if isinstance(value, float):
-    return math.isfinite(value)
-  return isinstance(value, str | int | bool)
+def _fits(arguments, kinds):
+  """Whether these are the arguments of a call, each of its exact type."""
+  return arguments.keys() == kinds.keys() and all(
+    type(arguments[name]) is kind
+    and (kind is not list or all(type(v) is str for v in arguments[name]))
+    for name, kind in kinds.items()
+  )
 
 
 def _is_box(box):

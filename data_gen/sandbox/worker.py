@@ -1,11 +1,12 @@
 """The contained side: a warm parent that forks one child per program.
 
-Started by `executor.Executor` as a script with an empty environment and one
-open socket. The parent loads what children need, walls itself in, reports
-which layers hold, and then waits for orders: "r" with a socket runs the
-program that comes over it, "k" ends that program. It runs no program itself.
+Started by `zygote.Zygote` as a script with an empty environment and one open
+socket. The parent loads what children need, walls itself in, reports which
+layers hold, and then takes orders, one per packet: "r" with a socket starts
+the program that comes over it, "k" ends one. It runs no program itself, and
+reports each child's end.
 
-The child talks to the host over that socket (see `frames`): calls, printed
+The child talks to the host over its socket (see `frames`): calls, printed
 text, and last an answer or an error. All it can reach is this socket.
 """
 
@@ -16,21 +17,30 @@ import select
 import signal
 import socket
 import sys
+import struct
 import warnings
+from collections.abc import Callable
+from typing import NoReturn
 
 if __name__ == "__main__":  # -P: nothing but the library is on the path.
   sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
 
 from data_gen.programs import parse
-from data_gen.sandbox import frames, program
+from data_gen.sandbox import program
 from data_gen.sandbox import kernel as kernel_lib
 from data_gen.sandbox import limits as limits_lib
+
+# An order: what, and the host's number of the child.
+ORDER = struct.Struct(">cQ")
+RUN, KILL = b"r", b"k"
 
 # First use of the parser loads and caches a good deal; children share it.
 _WARM_UP = f"def {parse.NAME}(image):\n  return '{{}}'.format(len([image]))"
 
 
-def main(control: socket.socket, limits: limits_lib.Limits) -> None:
+def main(
+  control: socket.socket, limits: limits_lib.Limits, profile: str
+) -> None:
   """Walls this process in, says how, and serves until the host is gone."""
   warnings.simplefilter("ignore")
   kernel = kernel_lib.Kernel()
@@ -55,9 +65,13 @@ def main(control: socket.socket, limits: limits_lib.Limits) -> None:
   program.compile_program(parse.parse(_WARM_UP))
   gc.collect()
   gc.freeze()  # Children share these pages as long as nobody touches them.
-  control.sendall(frames.encode(layers))
-  while True:
-    _serve(control, kernel, limits, safe_builtins, layers["seccomp"])
+  control.send(json.dumps(layers).encode())
+
+  def run_child(fd: int) -> None:
+    _contain(fd, kernel, limits, layers["seccomp"])
+    program.Program(fd, limits, safe_builtins, profile).run()
+
+  _Children(control, run_child).serve()
 
 
 def _become_first_process(kernel, control):
@@ -111,45 +125,63 @@ _ATTEMPTS = {
 }
 
 
-def _serve(control, kernel, limits, safe_builtins, with_seccomp):
-  """Waits for one order and carries it out."""
-  order, fds, _, _ = socket.recv_fds(control, 1, 1)
-  if not order:
-    os._exit(0)
-  if order != b"r":  # "k" for a program that ended by itself.
-    return
-  (fd,) = fds
-  child = os.fork()
-  if child == 0:
-    try:
-      _contain(fd, kernel, limits, with_seccomp)
-      program.Program(fd, limits, safe_builtins).run()
-      os._exit(0)
-    except MemoryError:
-      os._exit(limits_lib.EXIT_MEMORY)
-    except BaseException:
-      os._exit(1)
-  os.close(fd)
-  control.sendall(frames.encode(_supervise(control, child)))
+class _Children:
+  """The programs that run now: starts and ends them as the host orders."""
 
+  def __init__(self, control: socket.socket, run_child: Callable[[int], None]):
+    self._control = control
+    self._run_child = run_child
+    self._pids: dict[int, int] = {}  # By the host's number of the child.
+    self._numbers: dict[int, int] = {}  # Of children, by their pidfd.
+    self._poll = select.epoll()
+    self._poll.register(control, select.EPOLLIN)
 
-def _supervise(control, child):
-  """Waits for the child's end, or brings it about when told to."""
-  pidfd = os.pidfd_open(child)
-  poll = select.poll()
-  poll.register(pidfd, select.POLLIN)
-  poll.register(control, select.POLLIN)
-  is_host_gone = False
-  while pidfd not in dict(poll.poll()):
-    is_host_gone = not control.recv(1)
-    os.kill(child, signal.SIGKILL)
-    poll.unregister(control)
-  _, status, usage = os.wait4(child, 0)
-  os.close(pidfd)
-  if is_host_gone:
-    os._exit(0)
-  code = os.waitstatus_to_exitcode(status)
-  return {"code": code, "cpu_s": usage.ru_utime + usage.ru_stime}
+  def serve(self) -> NoReturn:
+    """Takes orders until the host is gone."""
+    while True:
+      endings = []
+      for fd, _ in self._poll.poll():
+        if fd == self._control.fileno():
+          self._take_order()
+        else:
+          endings.append(self._reap(fd))
+      if endings:
+        self._control.send(json.dumps(endings).encode())
+
+  def _take_order(self):
+    packet, fds, _, _ = socket.recv_fds(self._control, ORDER.size, 1)
+    if not packet:
+      os._exit(0)  # Children end with this process.
+    order, number = ORDER.unpack(packet)
+    if order == RUN:
+      self._start(number, fds[0])
+    elif number in self._pids:  # Else it ended by itself meanwhile.
+      os.kill(self._pids[number], signal.SIGKILL)
+
+  def _start(self, number, fd):
+    child = os.fork()
+    if child == 0:
+      try:
+        self._run_child(fd)
+        os._exit(0)
+      except MemoryError:
+        os._exit(limits_lib.EXIT_MEMORY)
+      except BaseException:
+        os._exit(1)
+    os.close(fd)
+    pidfd = os.pidfd_open(child)
+    self._poll.register(pidfd, select.EPOLLIN)
+    self._pids[number] = child
+    self._numbers[pidfd] = number
+
+  def _reap(self, pidfd):
+    """(number, exit code, seconds of CPU) of a child that ended."""
+    number = self._numbers.pop(pidfd)
+    self._poll.unregister(pidfd)  # A child may hold a copy for a moment yet.
+    os.close(pidfd)
+    _, status, usage = os.wait4(self._pids.pop(number), 0)
+    code = os.waitstatus_to_exitcode(status)
+    return number, code, usage.ru_utime + usage.ru_stime
 
 
 def _contain(fd, kernel, limits, with_seccomp):
@@ -157,7 +189,7 @@ def _contain(fd, kernel, limits, with_seccomp):
   kernel.end_with_parent()
   os.dup2(0, 2)
   os.closerange(3, fd)
-  os.closerange(fd + 1, fd + 64)
+  os.closerange(fd + 1, 1 << 20)
   limits_lib.apply_rlimits(limits)
   kernel.drop_capabilities()
   if with_seccomp:
@@ -168,4 +200,5 @@ if __name__ == "__main__":
   main(
     socket.socket(fileno=int(sys.argv[1])),
     limits_lib.Limits(**json.loads(sys.argv[2])),
+    sys.argv[3],
   )

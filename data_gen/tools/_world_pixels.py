@@ -101,7 +101,7 @@ def things_of(image: np.ndarray, vocabulary: Vocabulary) -> tuple[Thing, ...]:
   return _things_of_bytes(image.tobytes(), image.shape, vocabulary)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)  # As many as batches of tools go over.
 def _things_of_bytes(pixels, shape, vocabulary):
   image = np.frombuffer(pixels, np.uint8).reshape(shape)
   plane = _color_plane(image)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_gen.tools import _memory, _regions, tool
+from data_gen.tools import _regions, tool
 
 try:
   import cv2
@@ -40,6 +40,7 @@ class Tool:
     arguments={},
     result="number",
     uses_pixels=True,
+    batch_limit=16,
   )
 
   def __init__(
@@ -55,22 +56,9 @@ class Tool:
     """
     folder = pathlib.Path(image_dir or _scikit_image_dir())
     self._pairs = [(folder / left, folder / right) for left, right in pairs]
-    self._disparities: _memory.Memory[np.ndarray] = _memory.Memory()
 
-  def run_batch(self, calls: Sequence[tool.Call]) -> list[Any]:
-    return [self._run(call) for call in calls]
-
-  def _run(self, call):
-    disparity = self._disparities.get(
-      call.image_key, lambda: self._match(call.image)
-    )
-    patch = _regions.crop(disparity, call.box)
-    seen = patch[patch > 0]
-    if not len(seen):
-      raise ValueError("no depth: nothing in this patch could be matched.")
-    return float(100 / np.median(seen))
-
-  def _match(self, image):
+  def prepare(self, image: np.ndarray) -> np.ndarray:
+    """Disparity of the whole picture: float32[height, width], pixels."""
     for left, right in self._pairs:
       if _is_same(image, _read(left)):
         return disparity_px(image, _read(right))
@@ -78,6 +66,16 @@ class Tool:
       "no depth: this picture has no second view; pairs are"
       f" {[left.name for left, _ in self._pairs]}."
     )
+
+  def run_batch(self, calls: Sequence[tool.Call]) -> list[Any]:
+    return [self._run(call) for call in calls]
+
+  def _run(self, call):
+    patch = _regions.crop(call.prepared, call.box)
+    seen = patch[patch > 0]
+    if not len(seen):
+      raise ValueError("no depth: nothing in this patch could be matched.")
+    return float(100 / np.median(seen))
 
 
 def disparity_px(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ class Tool:
     arguments={"object_name": str},
     result="boxes",
     uses_pixels=True,
+    batch_limit=16,
   )
 
   def __init__(self):

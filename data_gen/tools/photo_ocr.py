@@ -19,6 +19,7 @@ class Tool:
     arguments={},
     result="text",
     uses_pixels=True,
+    batch_limit=16,
   )
 
   def __init__(self):

@@ -35,6 +35,7 @@ class Tool:
     arguments={"question": str},
     result="text",
     uses_pixels=True,
+    batch_limit=16,
   )
 
   def __init__(self):

@@ -4,8 +4,9 @@
 
 The answers depend on the arguments and the box alone, and mean nothing:
 `find` gives two boxes side by side, and none for a name with "no" before it;
-questions that can be answered with yes are; depth grows with the height in
-the image.
+questions that can be answered with yes are; a property holds unless it begins
+with "no" or "un"; shorter texts match better, and further to the left; depth
+grows with the height in the image.
 """
 
 from collections.abc import Sequence
@@ -67,9 +68,17 @@ class Tool:
       return "a stub caption"
     if name == "ocr":
       return "STUB"
+    if name == "verify_property":
+      return not call.arguments["attribute"].lower().startswith(("no", "un"))
+    if name == "match_scores":
+      return [_score(text, call.box) for text in call.arguments["texts"]]
     words = call.arguments["question"].lower().split()
     if words[0] in _YES_NO:
       return "yes"
     if words[:2] == ["how", "many"]:
       return "2"
     return "red" if "color" in words else "stub"
+
+
+def _score(text, box):
+  return 1 / (1 + len(text)) - box[1] / 1e6

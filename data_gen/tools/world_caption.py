@@ -1,12 +1,9 @@
 """Describes a patch of the embedded world in a few words."""
 
-from collections.abc import Sequence
-from typing import Any
-
-from data_gen.tools import _regions, _world_language, _world_pixels, tool
+from data_gen.tools import _world_language, _world_tool, tool
 
 
-class Tool:
+class Tool(_world_tool.WorldTool):
   """image_caption() -> such as "a red square and a blue circle"."""
 
   spec = tool.Spec(
@@ -15,25 +12,11 @@ class Tool:
     arguments={},
     result="text",
     uses_pixels=True,
+    batch_limit=64,
   )
 
-  def __init__(
-    self,
-    *,
-    colors: Sequence[str] = _world_pixels.USUAL_COLORS,
-    kinds: Sequence[str] = _world_pixels.USUAL_KINDS,
-  ):
-    self._vocabulary = _world_pixels.Vocabulary(tuple(colors), tuple(kinds))
-
-  def run_batch(self, calls: Sequence[tool.Call]) -> list[Any]:
-    return [self._run(call) for call in calls]
-
   def _run(self, call):
-    names = [
-      _world_language.describe(thing)
-      for thing in _world_pixels.things_of(call.image, self._vocabulary)
-      if _regions.inside(thing.box, call.box)
-    ]
+    names = [_world_language.describe(thing) for thing in self._things(call)]
     if not names:
       return "an empty background"
     named = [f"an {n}" if n[0] in "aeiou" else f"a {n}" for n in names]

@@ -1,16 +1,15 @@
 """Judges how far things of the embedded world are, from size and overlap."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from data_gen.tools import _regions, _world_pixels, tool
+from data_gen.tools import _regions, _world_pixels, _world_tool, tool
 
 BACKGROUND = 1.0
 
 
-class Tool:
+class Tool(_world_tool.WorldTool):
   """compute_depth() -> 0 (near) to 1 (far) of the thing in the patch's middle.
 
   A thing that looks smaller is farther; one that hides a part of another is
@@ -24,22 +23,12 @@ class Tool:
     arguments={},
     result="number",
     uses_pixels=True,
+    batch_limit=64,
   )
 
-  def __init__(
-    self,
-    *,
-    colors: Sequence[str] = _world_pixels.USUAL_COLORS,
-    kinds: Sequence[str] = _world_pixels.USUAL_KINDS,
-  ):
-    self._vocabulary = _world_pixels.Vocabulary(tuple(colors), tuple(kinds))
-
-  def run_batch(self, calls: Sequence[tool.Call]) -> list[Any]:
-    return [self._run(call) for call in calls]
-
   def _run(self, call):
-    things = _world_pixels.things_of(call.image, self._vocabulary)
-    depths = depths_of(things, min(call.image.shape[:2]))
+    things = self._all_things(call)
+    depths = depths_of(things, min(self._image(call).shape[:2]))
     y = (call.box[0] + call.box[2]) / 2
     x = (call.box[1] + call.box[3]) / 2
     here = [

@@ -1,10 +1,8 @@
 """Answers questions about the embedded world's kinds from a small table."""
 
 import re
-from collections.abc import Sequence
-from typing import Any
 
-from data_gen.tools import _world_language, tool
+from data_gen.tools import _knowledge_tool, _world_language
 
 # Kind: corners, straight sides, does it roll. A cross is an outline of 12
 # corners; a star has four points and four inner corners.
@@ -20,49 +18,27 @@ _FACTS = (
 )
 
 
-class Tool:
-  """language_question_answering(question) -> a word, or a sentence."""
+class Tool(_knowledge_tool.KnowledgeTool):
+  """Looks up the first kind that the question names."""
 
-  spec = tool.Spec(
-    call="language_question_answering",
-    version="1",
-    arguments={"question": str, "long_answer": bool},
-    result="text",
-    uses_pixels=False,
-  )
-
-  def run_batch(self, calls: Sequence[tool.Call]) -> list[Any]:
-    return [
-      answer(
-        call.arguments["question"], call.arguments.get("long_answer", False)
+  def answer(self, question: str, long_answer: bool = False) -> str:
+    kinds = [kind for _, kind in _world_language.phrases_in(question) if kind]
+    facts = {kind: rest for kind, *rest in _FACTS}
+    if not kinds:
+      raise ValueError(
+        f"knows nothing about {question!r}; name one of {', '.join(facts)}."
       )
-      for call in calls
-    ]
-
-
-def answer(question: str, long_answer: bool = False) -> str:
-  """Looks up the first kind that the question names.
-
-  Raises:
-    ValueError: if it names none, or asks for what the table does not hold.
-  """
-  kinds = [kind for _, kind in _world_language.phrases_in(question) if kind]
-  facts = {kind: rest for kind, *rest in _FACTS}
-  if not kinds:
+    kind = kinds[0]
+    corners, sides, rolls = facts[kind]
+    text = question.lower()
+    if re.search(r"corner|vert|points?\b", text):
+      return f"A {kind} has {corners} corners." if long_answer else str(corners)
+    if re.search(r"\b(sides?|edges?)\b", text):
+      return f"A {kind} has {sides} sides." if long_answer else str(sides)
+    if re.search(r"\b(roll|rolls|rolling|round)\b", text):
+      if long_answer:
+        return f"A {kind} {'can' if rolls else 'cannot'} roll."
+      return "yes" if rolls else "no"
     raise ValueError(
-      f"knows nothing about {question!r}; name one of {', '.join(facts)}."
+      f"does not know {question!r}; it knows corners, sides, and what rolls."
     )
-  kind = kinds[0]
-  corners, sides, rolls = facts[kind]
-  text = question.lower()
-  if re.search(r"corner|vert|points?\b", text):
-    return f"A {kind} has {corners} corners." if long_answer else str(corners)
-  if re.search(r"\b(sides?|edges?)\b", text):
-    return f"A {kind} has {sides} sides." if long_answer else str(sides)
-  if re.search(r"\b(roll|rolls|rolling|round)\b", text):
-    if long_answer:
-      return f"A {kind} {'can' if rolls else 'cannot'} roll."
-    return "yes" if rolls else "no"
-  raise ValueError(
-    f"does not know {question!r}; it knows corners, sides, and what rolls."
-  )

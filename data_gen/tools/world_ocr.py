@@ -1,16 +1,13 @@
 """Reads the words printed in the embedded world, letter by letter."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from data_gen.tools import (
-  _regions,
   _typeface,
-  _world_pixels,
   _world_shapes,
+  _world_tool,
   tool,
 )
 
@@ -19,7 +16,7 @@ _INK = 0.5
 _BLACK, _WHITE = 20.0, 245.0  # Brightness of printed letters.
 
 
-class Tool:
+class Tool(_world_tool.WorldTool):
   """ocr() -> the words of the patch, in reading order; "" if it has none.
 
   Knows the typeface (3 x 5 dots) and no words: each letter is the one whose
@@ -32,25 +29,14 @@ class Tool:
     arguments={},
     result="text",
     uses_pixels=True,
+    batch_limit=64,
   )
-
-  def __init__(
-    self,
-    *,
-    colors: Sequence[str] = _world_pixels.USUAL_COLORS,
-    kinds: Sequence[str] = _world_pixels.USUAL_KINDS,
-  ):
-    self._vocabulary = _world_pixels.Vocabulary(tuple(colors), tuple(kinds))
-
-  def run_batch(self, calls: Sequence[tool.Call]) -> list[Any]:
-    return [self._run(call) for call in calls]
 
   def _run(self, call):
     words = [
-      read_word(_ink(call.image, thing))
-      for thing in _world_pixels.things_of(call.image, self._vocabulary)
+      read_word(_ink(self._image(call), thing))
+      for thing in self._things(call)
       if thing.kind == _world_shapes.SIGN
-      and _regions.inside(thing.box, call.box)
     ]
     return " ".join(word for word in words if word)
 

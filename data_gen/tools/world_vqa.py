@@ -2,14 +2,19 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
-from data_gen.tools import _regions, _world_language, _world_pixels, tool
+from data_gen.tools import (
+  _world_center,
+  _world_language,
+  _world_pixels,
+  _world_tool,
+  tool,
+)
 
 NOTHING = "nothing"
 
 
-class Tool:
+class Tool(_world_tool.WorldTool):
   """visual_question_answering(question) -> a word or two.
 
   Reads the patch as a small VQA model does: it sees things, their colours and
@@ -23,27 +28,12 @@ class Tool:
     arguments={"question": str},
     result="text",
     uses_pixels=True,
+    batch_limit=64,
   )
-
-  def __init__(
-    self,
-    *,
-    colors: Sequence[str] = _world_pixels.USUAL_COLORS,
-    kinds: Sequence[str] = _world_pixels.USUAL_KINDS,
-  ):
-    self._vocabulary = _world_pixels.Vocabulary(tuple(colors), tuple(kinds))
-
-  def run_batch(self, calls: Sequence[tool.Call]) -> list[Any]:
-    return [self._run(call) for call in calls]
 
   def _run(self, call):
     question = call.arguments["question"].lower().strip()
-    things = [
-      thing
-      for thing in _world_pixels.things_of(call.image, self._vocabulary)
-      if _regions.inside(thing.box, call.box)
-    ]
-    things.sort(key=lambda thing: _distance(thing.box, call.box))
+    things = _world_center.most_central_first(self._things(call), call.box)
     return answer(question, things)
 
 
@@ -86,10 +76,3 @@ def _is_so(question, thing):
 
 def _yes(is_true):
   return "yes" if is_true else "no"
-
-
-def _distance(box, patch):
-  """Squared distance of two boxes' centres."""
-  y = (box[0] + box[2] - patch[0] - patch[2]) / 2
-  x = (box[1] + box[3] - patch[1] - patch[3]) / 2
-  return y * y + x * x

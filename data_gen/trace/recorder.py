@@ -15,7 +15,9 @@ MAX_TEXT_CHARS = 2000
 _CUT = "[cut]"
 # Tokens that mean something to a tokenizer, and markup: "</s>", "<pad>",
 # "<extra_id_0>", "<|end|>", "<<SYS>>", "[INST]", "<script>".
-_SPECIAL = re.compile(r"<(?=[A-Za-z/|!?<])|\[(?=/?INST\])")
+_SPECIAL = re.compile(r"<(?=[A-Za-z/|!?<\uff5c])|\[(?=/?INST\])")
+# A printed line that would read as a step of another kind.
+_FORGED = re.compile(r"Program output:|\w+\(.*\) -> ")
 
 
 def clean(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
@@ -60,9 +62,10 @@ class Recorder:
 
   def record_print(self, line: int, text: str) -> None:
     """Records what one `print` wrote; nothing if that is blank."""
-    text = clean(text).strip()
-    if text:
-      self._add(line, events.PRINT, None, {}, text, text)
+    value = clean(text).strip()
+    if value:
+      shown = f"printed: {value}" if _FORGED.match(value) else value
+      self._add(line, events.PRINT, None, {}, value, shown)
 
   def record_output(self, line: int, answer: str) -> None:
     """Records the program's answer, already clean."""

@@ -228,7 +228,7 @@ class TestPlan:
       ),
       (
         {"source": {"name": "world_base", "tasks": {}, "task": {}}},
-        r"config\.source\.task is no option\. Did you mean config\.source\.tasks",
+        r"config\.source\.task is no option\. Did you mean .config\.source\.tasks",
       ),
       (
         {"writer": {"rationale": "none"}},

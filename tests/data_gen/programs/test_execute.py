@@ -44,13 +44,12 @@ def test_equal_programs_run_once_and_keep_their_rows(
   config, tmp_path, monkeypatch
 ):
   ran = []
-  real = executor.Executor.run
+  real = executor.Executor.run_all
 
-  def counted(self, text, call_tool):
-    ran.append(text)
-    return real(self, text, call_tool)
+  def counted(self, jobs, *rest):
+    return real(self, (ran.append(job) or job for job in jobs), *rest)
 
-  monkeypatch.setattr(executor.Executor, "run", counted)
+  monkeypatch.setattr(executor.Executor, "run_all", counted)
   workdir = tmp_path / "work"
   run.generate(config, workdir)
   questions = rows(records.Question, workdir, "questions")

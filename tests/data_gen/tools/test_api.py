@@ -13,7 +13,7 @@ _BOX = (100, 200, 300, 600)
 
 def patch_of(box=_BOX, call=None):
   image = api.Image(call or (lambda *_: None))
-  return api._patch(image, box)
+  return api.ImagePatch(image)._at(box)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,11 @@ def test_calls_carry_the_box_and_every_argument():
       {"question": "Why?", "long_answer": False},
     ),
   ]
-  assert {call[0] for call in calls} == set(api.CALLS)
+
+
+def test_the_calls_of_a_language_model_are_marked():
+  marked = [name for name, shape in api.CALLS.items() if shape.is_llm]
+  assert marked == ["language_question_answering"]
 
 
 def test_find_gives_patches_of_the_same_image():
@@ -198,7 +202,9 @@ def test_prompt_is_python_and_has_every_call_and_docstring():
     if isinstance(node, ast.FunctionDef)
   }
   names = {"dist", "formatting_answer", "crop", "overlaps", "__init__"}
-  names |= {"expand_patch_with_surrounding", *api.CALLS}
+  names |= {"expand_patch_with_surrounding", "find", "image_caption", "ocr"}
+  names |= {"visual_question_answering", "language_question_answering"}
+  names |= {"compute_depth"}
   assert set(functions) == names
   for name, node in functions.items():
     owner = api.ImagePatch if hasattr(api.ImagePatch, name) else api.Functions

@@ -39,7 +39,9 @@ def photo(name):
 
 
 def ask(what, image, box=WHOLE, key="k", **arguments):
-  return what.run_batch([tool.Call(image, key, tuple(box), arguments)])[0]
+  prepared = what.prepare(image) if hasattr(what, "prepare") else None
+  call = tool.Call(image, key, tuple(box), arguments, prepared)
+  return what.run_batch([call])[0]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +183,6 @@ def test_caption_names_what_was_found():
 
 
 def test_knowledge():
-  assert photo_knowledge.answer("What sound does a cat make?") == "meow"
+  assert photo_knowledge.Tool().answer("What sound does a cat make?") == "meow"
   with pytest.raises(ValueError, match="does not know"):
-    photo_knowledge.answer("Who won?")
+    photo_knowledge.Tool().answer("Who won?")

@@ -196,14 +196,15 @@ def test_a_blank_sign_has_no_word():
   ],
 )
 def test_knowledge(question, answer):
-  assert world_knowledge.answer(question) == answer
+  assert world_knowledge.Tool().answer(question) == answer
 
 
 def test_knowledge_in_a_sentence():
-  assert (
-    world_knowledge.answer("Can a ring roll?", long_answer=True)
-    == "A ring can roll."
-  )
+  knowledge = world_knowledge.Tool()
+  question = "Can a ring roll?"
+  found = ask(knowledge, None, question=question, long_answer=True)
+  assert found == "A ring can roll."
+  assert ask(knowledge, None, question=question, long_answer=False) == "yes"
 
 
 @pytest.mark.parametrize(
@@ -215,4 +216,4 @@ def test_knowledge_in_a_sentence():
 )
 def test_knowledge_refuses_what_is_not_in_its_table(question, match):
   with pytest.raises(ValueError, match=match):
-    world_knowledge.answer(question)
+    world_knowledge.Tool().answer(question)
