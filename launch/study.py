@@ -194,7 +194,7 @@ class Study:
     )
 
 
-def in_lanes(jobs: Iterable[Callable[[Sequence[int]], None]]) -> None:
+def in_lanes(jobs: Iterable[Callable[[Sequence[int]], object]]) -> None:
   """Does jobs in lanes of cores; a free lane takes the next in order.
 
   Args:

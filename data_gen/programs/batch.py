@@ -66,8 +66,8 @@ def run(
   temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
   try:
     with temporary.open("w", encoding="utf-8") as out:
-      for outcome in itertools.chain(outcomes, [None]):
-        for row, outcome in _take(waiting, outcome):
+      for latest in itertools.chain(outcomes, [None]):
+        for row, outcome in _take(waiting, latest):
           line = json.dumps(_result(row, outcome), ensure_ascii=False)
           out.write(line + "\n")
           counts[outcome.error_class] += 1
@@ -135,13 +135,16 @@ def _jobs(source, waiting) -> Iterator[engine.Job]:
     yield engine.Job(row["program"], image)
 
 
-def _result(row: Mapping[str, Any], outcome: executor.Outcome):
-  result = {"id": row["id"]}
+def _result(
+  row: Mapping[str, Any], outcome: executor.Outcome
+) -> dict[str, Any]:
+  result: dict[str, Any] = {"id": row["id"]}
   for name in ("status", "error_class", "message", "answer"):
     result[name] = getattr(outcome, name)
   if row.get("gold") is not None:
     is_ok, gold = outcome.status == "ok", _texts(row["gold"])
-    result["is_correct"] = is_ok and scoring.exact_match(outcome.answer, gold)
+    answer = outcome.answer or ""
+    result["is_correct"] = is_ok and scoring.exact_match(answer, gold)
   result["trace"] = [dataclasses.asdict(event) for event in outcome.trace]
   result["wall_s"] = round(outcome.wall_s, 6)
   return result

@@ -160,8 +160,9 @@ class _Loop:
         self._step(has_more and self._has_room(len(order)))
       except zygote_lib.ZygoteLost:
         self._start_again()
-      while order and order[0].outcome is not None:
-        yield order.popleft().outcome
+      while order and (outcome := order[0].outcome) is not None:
+        order.popleft()
+        yield outcome
 
   def close(self) -> None:
     """Ends what still runs, if the caller stopped early."""

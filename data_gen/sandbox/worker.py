@@ -16,8 +16,8 @@ import os
 import select
 import signal
 import socket
-import sys
 import struct
+import sys
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
@@ -26,9 +26,9 @@ if __name__ == "__main__":  # -P: nothing but the library is on the path.
   sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
 
 from data_gen.programs import parse
-from data_gen.sandbox import program
 from data_gen.sandbox import kernel as kernel_lib
 from data_gen.sandbox import limits as limits_lib
+from data_gen.sandbox import program
 
 # An order: what, and the host's number of the child.
 ORDER = struct.Struct(">cQ")
