@@ -25,6 +25,7 @@ MAX_IN_FLIGHT = 512  # Each takes a descriptor here and one in the zygote.
 _CLOCK_PERIOD_S = 0.1  # How late a deadline may be noticed.
 _GRACE_S = 0.5  # For a child to leave after its last word.
 _MOST_UNREAD = 4  # Finished runs that wait for a slow one, per place.
+_MOST_LOSSES = 3  # Of the zygote; then a program that it ran is given up.
 _CHUNK_BYTES = 1 << 16
 
 
@@ -159,7 +160,7 @@ class _Loop:
             self._start(order[-1])
         self._step(has_more and self._has_room(len(order)))
       except zygote_lib.ZygoteLost:
-        self._start_again()
+        self._recover(order)
       while order and (outcome := order[0].outcome) is not None:
         order.popleft()
         yield outcome
@@ -237,21 +238,30 @@ class _Loop:
     self._poll.register(fd, select.EPOLLIN)
     self._write(run)
 
-  def _start_again(self):
-    """A new zygote for the programs that the old one took along."""
-    runs = list(self._active.values())
-    for run in runs:
+  def _recover(self, order):
+    """A new zygote, and a new start for all that the old one took along."""
+    is_lost = True
+    while is_lost:
+      try:
+        self._start_again([run for run in order if run.outcome is None])
+        is_lost = False
+      except zygote_lib.ZygoteLost:
+        pass  # The next round gives up on runs that this has met too often.
+
+  def _start_again(self, runs):
+    for run in list(self._active.values()):
       self._forget(run)
     self._leaving.clear()
     self._zygote.restart()
     self._poll.register(self._zygote.fileno(), select.EPOLLIN)
     for run in runs:
       run.num_losses += 1
-      if run.num_losses < 2:
-        self._start(run)
-      else:
+      if run.num_losses >= _MOST_LOSSES:
         run.session.ending = "worker_died", "the sandbox's process was ended"
         run.outcome = run.session.outcome()
+    for run in runs:
+      if run.outcome is None:
+        self._start(run)
 
   def _take_event(self, run, event):
     if event & select.EPOLLOUT:

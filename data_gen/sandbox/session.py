@@ -240,6 +240,7 @@ class Session:
       self._tool_calls += 1
       self._llm_calls += is_llm
       self._used_s += time.monotonic() - self._resumed_s
+      arguments = recorder_lib.clean_value(arguments)
       self.pending = Request(call, box, arguments, _line(message))
 
   def _take_answer(self, text):

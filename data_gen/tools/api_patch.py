@@ -4,7 +4,6 @@ An API's own `ImagePatch` adds the methods that its programs see, with the
 docstrings of its prompt. Standard library only: the contained worker runs it.
 """
 
-import math
 from typing import Any, Self
 
 from data_gen.tools import api_calls
@@ -137,9 +136,13 @@ def box_between(left, lower, right, upper) -> api_calls.Box:
   return 999 - upper, left, 999 - lower, right
 
 
+# Borders outside the image are cut; what is farther out is a mistake.
+_MOST_COORDINATE = 10**6
+
+
 def _coordinate(name, value):
   if isinstance(value, bool) or not isinstance(value, int | float):
     raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-  if not math.isfinite(value):
-    raise ValueError(f"{name} must be finite, got {value}")
+  if not -_MOST_COORDINATE < value < _MOST_COORDINATE:  # NaN too.
+    raise ValueError(f"{name} must be a number on the scale 0 to 999")
   return round(value)

@@ -14,8 +14,10 @@ from data_gen.trace import events
 MAX_TEXT_CHARS = 2000
 _CUT = "[cut]"
 # Tokens that mean something to a tokenizer, and markup: "</s>", "<pad>",
-# "<extra_id_0>", "<|end|>", "<<SYS>>", "[INST]", "<script>".
-_SPECIAL = re.compile(r"<(?=[A-Za-z/|!?<\uff5c])|\[(?=/?INST\])")
+# "<extra_id_0>", "<0x0A>", "<|end|>", "<<SYS>>", "[INST]", "<script>".
+_SPECIAL = re.compile(
+  r"[<\uff1c](?=[A-Za-z0-9/|!?<\uff5c])|\[(?=/?[A-Z_]{2,}\])"
+)
 # A printed line that would read as a step of another kind.
 _FORGED = re.compile(r"Program output:|\w+\(.*\) -> ")
 
@@ -34,6 +36,17 @@ def clean(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
   if len(text) > max_chars:
     text = text[: max_chars - len(_CUT)] + _CUT
   return text
+
+
+def clean_value(value: Any) -> Any:
+  """A plain value with every text in it clean; see `clean`."""
+  if isinstance(value, str):
+    return clean(value)
+  if isinstance(value, list | tuple):
+    return [clean_value(v) for v in value]
+  if isinstance(value, dict):
+    return {clean(k): clean_value(v) for k, v in value.items()}
+  return value
 
 
 class Recorder:
@@ -55,8 +68,7 @@ class Recorder:
     value: Any,
   ) -> None:
     """Records a tool call that was answered with `value`."""
-    arguments = {k: _clean_value(v) for k, v in arguments.items()}
-    value = _clean_value(value)
+    arguments, value = clean_value(arguments), clean_value(value)
     text = f"{_call_text(tool, box, arguments)} -> {_value_text(tool, value)}"
     self._add(line, tool, box, arguments, value, text)
 
@@ -84,14 +96,6 @@ def _visible(char):
   if category[0] != "C" and category not in ("Zl", "Zp"):
     return char
   return char.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
-def _clean_value(value):
-  if isinstance(value, str):
-    return clean(value)
-  if isinstance(value, list | tuple):
-    return [_clean_value(v) for v in value]
-  return value
 
 
 def _call_text(tool, box, arguments):
