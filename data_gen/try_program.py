@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         tools_of(args.tools), cache_dir=args.cache_dir
       ) as tools,
     ):
+      text = executor.layers_text(sandbox.layers)
+      print(f"sandbox: {text}", file=sys.stderr)
       if args.batch:
         return _run_batch(args, sandbox, tools)
       return _run_one(args, sandbox, tools)

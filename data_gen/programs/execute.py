@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -44,13 +45,15 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
   config_check.check_keywords(EngineConfig, config.get("engine", {}), "engine")
   EngineConfig(**config.get("engine", {}))
   # A machine that cannot contain programs says so before anything is made.
-  executor.Executor(**section).close()
+  with executor.Executor(**section) as sandbox:
+    text = executor.layers_text(sandbox.layers)
+  print(f"sandbox     {text}", file=sys.stderr)
   for call, options in config["tools"].items():
     tool = toolbox.tool_class(options.get("name", ""))
     section = {k: v for k, v in options.items() if k not in ("name", "process")}
     config_check.check_keywords(tool, section, f"tools.{call}")
   with server.ToolServer(config["tools"]) as tools:
-    return {"tools": tools.versions}
+    return {"tools": tools.versions, "weights": tools.weights}
 
 
 class Worker:

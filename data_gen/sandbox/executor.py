@@ -23,6 +23,7 @@ from data_gen.tools import tool as tool_lib
 ERROR_CLASSES = session_lib.ERROR_CLASSES
 Outcome = session_lib.Outcome
 SandboxError = zygote_lib.SandboxError
+layers_text = zygote_lib.layers_text
 CallTool = Callable[[str, api.Box, dict[str, Any]], Any]
 
 

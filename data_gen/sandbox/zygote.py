@@ -239,6 +239,22 @@ def is_contained(layers: Mapping[str, Any]) -> bool:
   return no_network and "files" in layers["forbidden"]
 
 
+def layers_text(layers: Mapping[str, Any]) -> str:
+  """The layers in force, and those that this host lacks, in one line."""
+  spaces = ", ".join(layers["namespaces"])
+  abi = layers["landlock_abi"]
+  parts = {
+    f"namespaces ({spaces})": bool(spaces),
+    "empty file tree": layers["empty_root"],
+    f"landlock (ABI {abi})": bool(abi),
+    "seccomp": layers["seccomp"],
+    "rlimits": True,
+  }
+  text = ", ".join(name for name, holds in parts.items() if holds)
+  lacks = [name.split(" (")[0] for name, holds in parts.items() if not holds]
+  return text + (f"; not on this host: {', '.join(lacks)}" if lacks else "")
+
+
 def ending_of(code: int, cpu_s: float, limits: limits_lib.Limits) -> Ending:
   """(error class, message) of a child that left without a last word."""
   if code == limits_lib.EXIT_MEMORY:

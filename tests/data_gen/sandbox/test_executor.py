@@ -439,6 +439,18 @@ def test_layers_say_what_is_forbidden(executor):
   assert zygote_lib.is_contained(layers)
 
 
+def test_layers_are_told_in_a_line():
+  layers = {"namespaces": [], "empty_root": False, "landlock_abi": 0}
+  text = zygote_lib.layers_text(layers | {"seccomp": True})
+  assert text == (
+    "seccomp, rlimits; not on this host: namespaces, empty file tree, landlock"
+  )
+  layers = {"namespaces": ["pid"], "empty_root": True, "landlock_abi": 3}
+  text = zygote_lib.layers_text(layers | {"seccomp": True})
+  assert text.startswith("namespaces (pid), empty file tree, landlock (ABI 3)")
+  assert "not on this host" not in text
+
+
 @pytest.mark.parametrize(
   ("namespaces", "forbidden", "expected"),
   [
