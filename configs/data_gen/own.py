@@ -15,6 +15,10 @@ The tools here are those for photographs that need no download. They need the
 extra [tools] (pip install 'vpd_jax[tools]') and the system package
 tesseract-ocr; name your own in `config.tools`.
 
+Programs see the API of Visual Program Distillation. For that of ViperGPT:
+
+    --config.sampling.prompt=viper_v1 --config.sandbox.profile=viper
+
 No training config fits this data as it is: the shipped ones name the embedded
 world's data sets. Copy one, and give it this data set (DIR/examples), lengths
 that hold your prompts, answers and rationales, and a vocabulary of your words:
@@ -75,15 +79,28 @@ def get_config() -> ml_collections.ConfigDict:
     "ocr": {"name": "photo_ocr"},
     "language_question_answering": {"name": "photo_knowledge"},
     "image_caption": {"name": "photo_caption"},
+    # Called by ViperGPT's API alone.
+    "verify_property": {"name": "photo_verify"},
+    "match_scores": {"name": "photo_match"},
   }
   config.sandbox = {
+    "profile": "vpd",  # The API that config.sampling.prompt teaches.
     "wall_time_s": 30.0,
     "cpu_s": 2,
     "memory_mb": 512,
     "max_tool_calls": 200,
+    "max_llm_calls": 20,
     "max_output_bytes": 65536,
     "max_answer_chars": 400,
     "allow_unsafe_no_kernel_layer": False,
+  }
+  # How programs share the machine; it changes no result. Answers of tools
+  # are kept in cache_dir for later runs; "" keeps none.
+  config.engine = {
+    "in_flight": 64,
+    "batch_window_s": 0.005,
+    "cache_dir": "runs/tool_cache",
+    "processes": {},
   }
   config.filter = {"mode": "filtered", "labels": "gold"}
   config.rationale = {"form": "sentences"}

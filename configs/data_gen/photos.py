@@ -50,6 +50,13 @@ def get_config() -> ml_collections.ConfigDict:
     "image_caption": {"name": "photo_caption"},
   }
   config.sandbox = {"wall_time_s": 30.0, "cpu_s": 2, "memory_mb": 512}
+  # How programs share the machine; it changes no result.
+  config.engine = {
+    "in_flight": 64,
+    "batch_window_s": 0.005,
+    "cache_dir": "",
+    "processes": {},
+  }
   config.filter = {"mode": "filtered", "labels": "gold"}
   config.rationale = {"form": "sentences"}
   config.writer = {"rationales": "program"}

@@ -112,6 +112,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "image_caption": {"name": "world_caption"},
   }
   config.sandbox = {"wall_time_s": 20.0, "cpu_s": 2, "memory_mb": 512}
+  # How programs share the machine; it changes no result.
+  config.engine = {
+    "in_flight": 64,
+    "batch_window_s": 0.005,
+    "cache_dir": "",
+    "processes": {},
+  }
   config.filter = {"mode": "filtered", "labels": "gold"}
   # 99 in 100 true ones are shorter; the rest would make all batches longer.
   config.rationale = {"form": "short", "max_chars": 91}

@@ -11,7 +11,9 @@ folder. Whether an answer is right is decided here, where the programs run not.
 """
 
 import collections
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
 import itertools
@@ -31,6 +33,7 @@ from data_gen.trace import recorder
 from vpd_jax import config_check
 from vpd_jax.evaluators import scoring
 
+FORMATS = ("JPEG", "PNG")
 KEYS = ("id", "program", "image", "gold")
 
 
@@ -63,19 +66,12 @@ def run(
   waiting: collections.deque[_Waiting] = collections.deque()
   outcomes = sandbox.run_all(_jobs(source, waiting), tools, in_flight)
   counts: Counter = Counter()
-  temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-  try:
-    with temporary.open("w", encoding="utf-8") as out:
-      for latest in itertools.chain(outcomes, [None]):
-        for row, outcome in _take(waiting, latest):
-          line = json.dumps(_result(row, outcome), ensure_ascii=False)
-          out.write(line + "\n")
-          counts[outcome.error_class] += 1
-      out.flush()
-      os.fsync(out.fileno())
-    os.replace(temporary, target)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with _Output(target) as out:
+    for latest in itertools.chain(outcomes, [None]):
+      for row, outcome in _take(waiting, latest):
+        out.write(json.dumps(_result(row, outcome), ensure_ascii=False) + "\n")
+        counts[outcome.error_class] += 1
+    out.commit()
   return counts
 
 
@@ -87,17 +83,64 @@ def read_image(path: pathlib.Path) -> tool_lib.Image:
   """
   try:
     encoded = path.read_bytes()
-  except OSError as e:
-    raise ValueError(f"cannot read {path}: {e.strerror}") from e
+  except (OSError, ValueError) as e:  # ValueError: no path at all.
+    reason = e.strerror if isinstance(e, OSError) else e
+    raise ValueError(f"cannot read {path}: {reason}") from e
   try:
-    with PIL.Image.open(io.BytesIO(encoded)) as image:
+    # As the tools' process decodes it.
+    with PIL.Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
       image.load()
-  except (OSError, SyntaxError, ValueError) as e:
+  except Exception as e:  # A decoder raises anything on foreign bytes.
     raise ValueError(
       f"{path} is no image that can be decoded ({e}); expected a whole JPEG "
       "or PNG file"
     ) from e
   return tool_lib.Image(hashlib.sha256(encoded).hexdigest(), encoded)
+
+
+class _Output:
+  """A text file that appears under its name when it is whole.
+
+  Raises:
+    OSError: if it cannot be written; names it.
+  """
+
+  def __init__(self, target: pathlib.Path):
+    self._target = target
+    self._temporary = target.parent / f".{target.name}.tmp-{os.getpid()}"
+
+  def __enter__(self) -> "_Output":
+    with self._named():
+      if self._target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+      # A lone surrogate becomes the escape that JSON has for it.
+      self._file = self._temporary.open(
+        "w", encoding="utf-8", errors="backslashreplace"
+      )
+    return self
+
+  def __exit__(self, *exception: Any) -> None:
+    with contextlib.suppress(OSError):  # What was not written has been told.
+      self._file.close()
+    self._temporary.unlink(missing_ok=True)
+
+  def write(self, text: str) -> None:
+    with self._named():
+      self._file.write(text)
+
+  def commit(self) -> None:
+    """Makes it visible; an older file is replaced."""
+    with self._named():
+      self._file.flush()
+      os.fsync(self._file.fileno())
+      os.replace(self._temporary, self._target)
+
+  @contextlib.contextmanager
+  def _named(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as e:
+      raise OSError(f"cannot write {self._target}: {e.strerror}") from e
 
 
 # A row, and its outcome if it has one without being run.
@@ -178,8 +221,11 @@ def _check(row: Any) -> None:
     raise ValueError(f"'program' must be a text, got {row.get('program')!r}")
   if not isinstance(row.get("image", ""), str | None):
     raise ValueError(f"'image' must be a path, got {row['image']!r}")
+  if row.get("gold") == []:
+    raise ValueError("'gold' is an empty list; leave it out if none is known")
   try:
-    _texts(row.get("gold") or "")
+    if row.get("gold") is not None:
+      _texts(row["gold"])
   except api.BadAnswer as e:
     raise ValueError(f"'gold' must be an answer or a list of them: {e}") from e
 

@@ -24,11 +24,14 @@ class EngineConfig:
     batch_window_s: longest wait of a tool call for others to join its batch.
     cache_dir: folder where tools' answers are kept for later runs; "" keeps
       none. Several runs may share it.
+    processes: call -> name of the process that its tool runs in; calls of one
+      name share it, and so do those that are left out.
   """
 
   in_flight: int = 64
   batch_window_s: float = 0.005
   cache_dir: str = ""
+  processes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     if not 1 <= self.in_flight <= engine.MAX_IN_FLIGHT:
@@ -43,14 +46,17 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
   section = config.get("sandbox", {})
   config_check.check_keywords(executor.Executor, section, "sandbox")
   config_check.check_keywords(EngineConfig, config.get("engine", {}), "engine")
-  EngineConfig(**config.get("engine", {}))
+  options = EngineConfig(**config.get("engine", {}))
+  config_check.check_names(
+    options.processes, config["tools"], "config.engine.processes."
+  )
   # A machine that cannot contain programs says so before anything is made.
   with executor.Executor(**section) as sandbox:
     text = executor.layers_text(sandbox.layers)
   print(f"sandbox     {text}", file=sys.stderr)
-  for call, options in config["tools"].items():
-    tool = toolbox.tool_class(options.get("name", ""))
-    section = {k: v for k, v in options.items() if k not in ("name", "process")}
+  for call, tool_options in config["tools"].items():
+    tool = toolbox.tool_class(tool_options.get("name", ""))
+    section = {k: v for k, v in tool_options.items() if k != "name"}
     config_check.check_keywords(tool, section, f"tools.{call}")
   with server.ToolServer(config["tools"]) as tools:
     return {"tools": tools.versions, "weights": tools.weights}
@@ -63,7 +69,10 @@ class Worker:
     options = EngineConfig(**config.get("engine", {}))
     self._in_flight = options.in_flight
     self._tools = server.ToolServer(
-      config["tools"],
+      {
+        call: {**section, "process": options.processes.get(call, "tools")}
+        for call, section in config["tools"].items()
+      },
       batch_window_s=options.batch_window_s,
       cache_dir=options.cache_dir,
     )

@@ -57,8 +57,22 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prompt(name: str, profile: str = "vpd") -> load.Prompt:
-  """The named prompt with the text of the API `profile` filled in."""
-  return load.load(name).filled(api=profiles.get(profile).prompt_text().strip())
+  """The named prompt with the text of the API `profile` filled in.
+
+  Raises:
+    KeyError: if there is no such prompt or API.
+    ValueError: if the prompt's own programs use another API.
+  """
+  unfilled = load.load(name)
+  text = profiles.get(profile).prompt_text().strip()
+  if unfilled.profile != profile:
+    raise ValueError(
+      f"config.sampling.prompt={name!r} teaches the API {unfilled.profile!r}, "
+      f"but config.sandbox.profile={profile!r} runs programs with another one;"
+      f" set config.sandbox.profile={unfilled.profile!r}, or choose a prompt"
+      f" for {profile!r}."
+    )
+  return unfilled.filled(api=text)
 
 
 def _profile(config: Mapping[str, Any]) -> str:

@@ -1,8 +1,10 @@
 """Loads a prompt: a text file of this folder, named in the config.
 
-A file has the sections [system] and [user], in that order, and placeholders
-<<name>> that `Prompt.messages` fills in. A prompt that has changed gets a new
-name (vpd_v2.txt), so that a name in a record says what was asked.
+A file's first line names the program API that its examples use, as in
+"profile: vpd" (see `data_gen.tools.profiles`). The sections [system] and [user]
+follow, in that order, with placeholders <<name>> that `Prompt.messages` fills
+in. A prompt that has changed gets a new name (vpd_v2.txt), so that a name in a
+record says what was asked.
 """
 
 import dataclasses
@@ -12,6 +14,7 @@ import re
 
 from data_gen.llm import client
 
+_PROFILE = re.compile(r"profile: (\w+)\n")
 _SECTION = re.compile(r"^\[(system|user)\]\n", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"<<(\w+)>>")
 
@@ -22,10 +25,12 @@ class Prompt:
 
   Attributes:
     name: of its file, without ".txt".
-    text: with its placeholders.
+    profile: the program API that its examples use.
+    text: with its placeholders, without the line that names the API.
   """
 
   name: str
+  profile: str
   text: str
 
   @property
@@ -63,7 +68,7 @@ def load(name: str) -> Prompt:
 
   Raises:
     KeyError: if there is none; lists those that exist.
-    ValueError: if it has no section [user].
+    ValueError: if it has no section [user], or does not name its API.
   """
   folder = importlib.resources.files("data_gen.prompts")
   known = sorted(
@@ -74,6 +79,21 @@ def load(name: str) -> Prompt:
   if name not in known:
     raise KeyError(f"data_gen/prompts has no prompt {name!r}. It has: {known}.")
   text = (folder / f"{name}.txt").read_text(encoding="utf-8")
+  return parse(name, text)
+
+
+def parse(name: str, text: str) -> Prompt:
+  """A prompt of a file's text.
+
+  Raises:
+    ValueError: if it has no section [user], or does not name its API.
+  """
   if "[user]\n" not in text:
     raise ValueError(f"prompt {name!r} has no section [user]")
-  return Prompt(name, text)
+  profile = _PROFILE.match(text)
+  if profile is None:
+    raise ValueError(
+      f"prompt {name!r} does not say which API its programs use; its first "
+      "line must be such as 'profile: vpd'"
+    )
+  return Prompt(name, profile[1], text[profile.end() :])

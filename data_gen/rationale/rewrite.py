@@ -127,8 +127,21 @@ def _call_clause(question: str, event: events.Event) -> str:
     if not event.value:
       return f"there is no {name}"
     return f"{len(event.value)} x {name} at {_and(event.value)}"
+  where, value = f"at {_box_text(event.box)}", event.value
+  if event.tool == "ocr":
+    return f'{where} is written "{value}"' if value else f"{where} are no words"
+  if event.tool == "compute_depth":
+    return f"{where} the distance is {value:g}"
+  if event.tool == "image_caption":
+    return f'{where} is seen "{value}"'
+  if event.tool == "verify_property":
+    object_name, attribute = event.arguments.values()
+    return f"{where} the {object_name} is {'' if value else 'not '}{attribute}"
+  if event.tool == "match_scores":
+    best = max(zip(value, event.arguments["texts"]))[1]
+    return f'{where} fits "{best}" best'
   asked = event.arguments.get("question", question).rstrip("?. ")
-  return f'at {_box_text(event.box)}, "{asked}" gives {event.value}'
+  return f'{where}, "{asked}" gives {value}'
 
 
 def _and(boxes) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from data_gen.trace import events
 from vpd_jax.evaluators import scoring
 
+_FIND = "find"  # The call whose value is a list of boxes.
+
 NO_FACT = "no_fact"
 TOO_LONG = "too_long"
 TOO_MANY_SENTENCES = "too_many_sentences"
@@ -54,7 +56,7 @@ def fault(
     return BOX_NOT_IN_TRACE
   texts = [text for event in trace for text in _texts(event)]
   numbers = set(_numbers(texts))
-  numbers.update(str(len(e.value)) for e in trace if isinstance(e.value, list))
+  numbers.update(str(len(e.value)) for e in trace if e.tool == _FIND)
   if not numbers.issuperset(_numbers([body])):
     return NUMBER_NOT_IN_TRACE
   return ""
@@ -73,7 +75,7 @@ def _before(text: str, answer: str) -> str | None:
 def _boxes(event: events.Event) -> Iterable[tuple[int, ...]]:
   if event.box is not None:
     yield tuple(event.box)
-  if isinstance(event.value, list):
+  if event.tool == _FIND:
     yield from (tuple(box) for box in event.value)
   elif isinstance(event.value, str):
     yield from scoring.boxes_in(event.value)

@@ -5,7 +5,9 @@ from data_gen.prompts import load
 from data_gen.tools import api
 
 PROMPT = load.Prompt(
-  "p", "[system]\nBe brief.\n[user]\nUse <<api>>.\n\n# Query: <<question>>\n"
+  "p",
+  "vpd",
+  "[system]\nBe brief.\n[user]\nUse <<api>>.\n\n# Query: <<question>>\n",
 )
 
 
@@ -35,8 +37,48 @@ def test_an_unknown_prompt_lists_those_that_exist():
     load.load("vpd")
 
 
+def test_the_first_line_names_the_api_and_is_not_sent():
+  prompt = load.parse("p", "profile: viper\n" + PROMPT.text)
+  assert (prompt.profile, prompt.text) == ("viper", PROMPT.text)
+  assert load.load("vpd_v1").text.startswith("[system]\n")
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    (PROMPT.text, "'p' does not say which API"),
+    ("profile: \n" + PROMPT.text, "'p' does not say which API"),
+    ("profile: vpd\n[system]\nBe brief.\n", "'p' has no section"),
+  ],
+)
+def test_a_file_that_is_no_prompt_is_named(text, message):
+  with pytest.raises(ValueError, match=message):
+    load.parse("p", text)
+
+
+@pytest.mark.parametrize(
+  "name, profile", [("vpd_v1", "viper"), ("viper_v1", "vpd")]
+)
+def test_a_prompt_for_another_api_is_refused(name, profile):
+  config = {
+    "llm": {"name": "grammar"},
+    "sampling": {"prompt": name},
+    "sandbox": {"profile": profile},
+  }
+  with pytest.raises(ValueError, match=f"prompt='{name}' teaches the API"):
+    sample.check(config)
+  config["sandbox"]["profile"] = name.partition("_")[0]
+  assert sample.check(config)["prompt"]
+
+
+def test_a_config_without_a_profile_runs_vpd():
+  config = {"llm": {"name": "grammar"}, "sampling": {"prompt": "viper_v1"}}
+  with pytest.raises(ValueError, match=r"sandbox\.profile='vpd'"):
+    sample.check(config)
+
+
 def test_the_digest_follows_the_text():
-  assert PROMPT.digest == load.Prompt("other", PROMPT.text).digest
+  assert PROMPT.digest == load.Prompt("other", "vpd", PROMPT.text).digest
   assert PROMPT.digest != PROMPT.filled(api="y").digest
 
 

@@ -12,6 +12,33 @@ def trace(*facts):
   return [Event(i, 1, PRINT, None, {}, f, f) for i, f in enumerate(facts)]
 
 
+def test_each_call_has_words_of_its_own():
+  box, at = (21, 62, 229, 271), "21 62 229 271"
+  steps = [
+    ("ocr", {}, "STOP", f'at {at} is written "STOP"'),
+    ("ocr", {}, "", f"at {at} are no words"),
+    ("compute_depth", {}, 0.25, f"at {at} the distance is 0.25"),
+    ("image_caption", {}, "a cup", f'at {at} is seen "a cup"'),
+    (
+      "verify_property",
+      {"object_name": "cup", "attribute": "red"},
+      False,
+      f"at {at} the cup is not red",
+    ),
+    (
+      "match_scores",
+      {"texts": ["a cat", "a dog"]},
+      [0.25, 0.75],
+      f'at {at} fits "a dog" best',
+    ),
+  ]
+  for tool, arguments, value, expected in steps:
+    events = [Event(0, 1, tool, box, arguments, value, "")]
+    said = rewrite.sentences("What?", events, "yes")
+    assert said == f"{expected[0].upper()}{expected[1:]}. So the answer is yes."
+    assert verify.fault(said, "yes", events) == ""
+
+
 @pytest.mark.parametrize(
   "facts, answer, expected",
   [
