@@ -111,7 +111,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "language_question_answering": {"name": "world_knowledge"},
     "image_caption": {"name": "world_caption"},
   }
-  config.sandbox = {"wall_time_s": 20.0, "cpu_s": 2, "memory_mb": 512}
+  config.sandbox = {"wall_time_s": 30.0, "cpu_s": 2, "memory_mb": 512}
   # How programs share the machine; it changes no result.
   config.engine = {
     "in_flight": 64,

@@ -68,6 +68,7 @@ class Worker:
   def __init__(self, config: Mapping[str, Any]):
     options = EngineConfig(**config.get("engine", {}))
     self._in_flight = options.in_flight
+    self._executor = executor.Executor(**config.get("sandbox", {}))
     self._tools = server.ToolServer(
       {
         call: {**section, "process": options.processes.get(call, "tools")}
@@ -77,7 +78,6 @@ class Worker:
       cache_dir=options.cache_dir,
     )
     self._stats: dict[str, Any] = {}
-    self._executor = executor.Executor(**config.get("sandbox", {}))
 
   def run(
     self,
@@ -120,7 +120,13 @@ class Worker:
     images = shard_files.Images(
       folders["questions"] / shard_files.images_name(shard)
     )
-    for question, (_, group) in zip(questions, programs, strict=True):
+    for question, (question_id, group) in zip(questions, programs, strict=True):
+      if question.question_id != question_id:
+        raise ValueError(
+          f"{folders['programs'] / name}: expected programs of the question"
+          f" {question.question_id!r}, found those of {question_id!r}. Delete"
+          " that folder to make it again."
+        )
       encoded = images[question.image_id]
       image = tool_lib.Image(hashlib.sha256(encoded).hexdigest(), encoded)
       texts = list(dict.fromkeys(program.text for program in group))

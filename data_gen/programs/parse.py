@@ -23,7 +23,7 @@ SAFE_FORMAT = "__safe_format__"  # What `text.format` becomes.
 # Builtins that a program has, beside the exceptions; `type` with one argument.
 BUILTINS = frozenset(
   """abs all any ascii bin bool bytes callable chr complex dict divmod enumerate
-  filter float format frozenset hasattr hash hex id int isinstance issubclass
+  filter float format frozenset hasattr hash hex int isinstance issubclass
   iter len list map max min next oct ord pow print range repr reversed round set
   slice sorted str sum tuple type zip""".split()
 )
@@ -69,7 +69,7 @@ _FENCE = re.compile(
   r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", re.S | re.M
 )
 _PROSE = re.compile(
-  r"([A-Za-z][\w']*)(?:[,.!?]? +[A-Za-z`*\"]|: +(?!.*=)|[.!:?]$)"
+  r"([A-Za-z][\w']*)(?:[,.!?]? +[A-Za-z`*\"]|: (?!.*=)|[.!:?]$)"
 )
 _PROSE_MARK = re.compile(r"[-*>] |\*\*|#{2,} |[0-9]+[.)] |```|~~~")
 _TOP_LEVEL = (

@@ -123,7 +123,7 @@ class Worker:
     return records.Program(
       question_id=question.question_id,
       index=index,
-      text=parse.extract(completion.text),
+      text=parse.extract(completion.text[: parse.MAX_COMPLETION_CHARS + 1]),
       score=completion.score,
       writer=self._client.name,
       prompt=f"{self._prompt.name}-{self._prompt.digest}",

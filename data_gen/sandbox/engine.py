@@ -6,7 +6,8 @@
 Each program is a contained child (see `worker`) that blocks on a socket while
 it waits for a tool; so hundreds can be in flight, and their calls meet in the
 tools' queues. Outcomes come in the order of the jobs, and do not depend on
-how many run together.
+how many run together: few are let run at a time, whatever is in flight, and a
+stall of this process counts for nobody's wall time.
 """
 
 import collections
@@ -18,6 +19,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from data_gen.sandbox import session as session_lib
+from data_gen.sandbox import worker
 from data_gen.sandbox import zygote as zygote_lib
 from data_gen.tools import tool as tool_lib
 
@@ -25,7 +27,9 @@ MAX_IN_FLIGHT = 512  # Each takes a descriptor here and one in the zygote.
 _CLOCK_PERIOD_S = 0.1  # How late a deadline may be noticed.
 _GRACE_S = 0.5  # For a child to leave after its last word.
 _MOST_UNREAD = 4  # Finished runs that wait for a slow one, per place.
-_MOST_LOSSES = 3  # Of the zygote; then a program that it ran is given up.
+_MOST_LOSSES = 2  # Of a zygote that ran this program alone.
+_MOST_NO_FORKS = 20  # In a row, a tenth of a second apart.
+_LONGEST_STEP_S = 0.25  # Of the clock that wall time is measured by.
 _CHUNK_BYTES = 1 << 16
 
 
@@ -71,7 +75,7 @@ class Job:
 
 @dataclasses.dataclass(eq=False)
 class _Run:
-  job: Job
+  job: Job | None
   session: Any = None
   child: Any = None
   has_hung_up: bool = False
@@ -83,7 +87,7 @@ class Engine:
   """Runs programs, many at a time.
 
   Args:
-    zygote: forks and contains them.
+    zygote: forks and contains them; serves one pass of one engine at a time.
     tools: answers their calls.
     in_flight: most programs at a time, those that wait for a tool included.
     max_running: most that run at a time, that is wait for no tool; more than
@@ -109,29 +113,38 @@ class Engine:
     self._zygote = zygote
     self._tools = tools
     self._in_flight = in_flight
-    self._max_running = max_running or 2 * len(os.sched_getaffinity(0)) + 2
+    self._max_running = max_running or len(os.sched_getaffinity(0)) + 2
 
   def run(self, jobs: Iterable[Job]) -> Iterator[session_lib.Outcome]:
     """Runs programs to their ends; takes jobs as it has room for them.
 
-    A program's faults, and those of its tools, are outcomes. One program runs
-    at a time as far as it can tell.
+    A program's faults, and those of its tools, are outcomes.
 
     Yields:
       An outcome for each job, in their order.
 
     Raises:
-      SandboxError: if the zygote was lost and does not start again.
+      SandboxError: if the zygote was lost and does not start again, or the
+        host has no more processes or descriptors.
+      RuntimeError: if another pass over the zygote has not ended.
+      ToolServerError: what `Tools.poll` raises.
     """
-    loop = _Loop(self._zygote, self._tools, self._in_flight, self._max_running)
-    try:
-      yield from loop.run(iter(jobs))
-    finally:
-      loop.close()
+    with self._zygote.reserved():
+      loop = _Loop(
+        self._zygote, self._tools, self._in_flight, self._max_running
+      )
+      try:
+        yield from loop.run(iter(jobs))
+      finally:
+        loop.close()
 
 
 class _Loop:
-  """One pass of the engine over some jobs."""
+  """One pass of the engine over some jobs.
+
+  Tokens of tool calls are (loop, number of the child): an answer that another
+  pass over the same tools takes along is handed to the loop that it is for.
+  """
 
   def __init__(self, zygote, tools, in_flight, max_running):
     self._zygote = zygote
@@ -140,12 +153,20 @@ class _Loop:
     self._max_running = max_running
     self._active: dict[int, _Run] = {}  # By the child's number.
     self._waiting: set[int] = set()  # Those that wait for a tool.
+    self._answers: collections.deque[tuple[int, tool_lib.Answer]] = (
+      collections.deque()
+    )
     self._leaving: dict[int, tuple[zygote_lib.Child, float]] = {}
+    self._suspects: collections.deque[_Run] = collections.deque()
+    self._unforked: collections.deque[_Run] = collections.deque()
+    self._num_no_forks = 0
     self._by_fd: dict[int, _Run] = {}
     self._poll = select.epoll()
     self._poll.register(zygote.fileno(), select.EPOLLIN)
     self._tool_files: set[int] = set()
-    self._next_clock_s = 0.0
+    self._clock_s = 0.0
+    self._seen_s = time.monotonic()
+    self._next_check_s = 0.0
 
   def run(self, jobs: Iterator[Job]) -> Iterator[session_lib.Outcome]:
     order: collections.deque[_Run] = collections.deque()
@@ -158,46 +179,53 @@ class _Loop:
           if job is not None:
             order.append(_Run(job))
             self._start(order[-1])
+        if not self._active:
+          self._start_one_again()
         self._step(has_more and self._has_room(len(order)))
       except zygote_lib.ZygoteLost:
-        self._recover(order)
+        self._recover([run for run in order if run.outcome is None])
       while order and (outcome := order[0].outcome) is not None:
         order.popleft()
         yield outcome
 
   def close(self) -> None:
     """Ends what still runs, if the caller stopped early."""
-    for run in self._active.values():
-      run.child.connection.close()
+    children = [run.child for run in self._active.values()]
+    children += [child for child, _ in self._leaving.values()]
+    for child in children:
+      child.connection.close()
       try:
-        self._zygote.kill(run.child)
+        self._zygote.kill(child)
       except zygote_lib.ZygoteLost:
         break
     self._poll.close()
 
+  def _num_running(self):
+    return len(self._active) - len(self._waiting)
+
   def _has_room(self, num_ordered):
-    num_here = len(self._active) + len(self._leaving)
     return (
-      num_here < self._in_flight
-      and len(self._active) - len(self._waiting) < self._max_running
+      not (self._suspects or self._unforked)
+      and len(self._active) + len(self._leaving) < self._in_flight
+      and self._num_running() < self._max_running
       and num_ordered < _MOST_UNREAD * self._in_flight
     )
 
   def _step(self, has_room):
     """Answers of tools, then whatever has happened or happens next."""
     is_stuck = not has_room and len(self._waiting) == len(self._active)
-    answers = self._tools.poll(is_stuck and bool(self._waiting))
-    for number, answer in answers:
-      if number in self._waiting:  # Else its child is gone.
-        self._waiting.remove(number)
-        run = self._active[number]
-        run.session.answer(answer)
-        self._go_on(run)
+    is_stuck = is_stuck and not self._answers and bool(self._waiting)
+    for token, answer in self._tools.poll(is_stuck):
+      loop, number = token
+      loop._answers.append((number, answer))
+    has_gone_on = self._give_answers()
     if not (self._active or self._leaving):
       return
-    timeout_s = 0.0 if answers or has_room else self._timeout_s()
+    timeout_s = 0.0 if has_gone_on or has_room else self._timeout_s()
     self._watch_tools()
-    for fd, event in self._poll.poll(timeout_s):
+    events = self._poll.poll(timeout_s)
+    self._tick()
+    for fd, event in events:
       if fd == self._zygote.fileno():
         for child, code, cpu_s in self._zygote.take_endings():
           self._take_ending(child, code, cpu_s)
@@ -205,13 +233,31 @@ class _Loop:
         self._take_event(self._by_fd[fd], event)
     self._check_clocks()
 
-  def _timeout_s(self):
+  def _give_answers(self):
+    """Lets programs go on, as many as may run; whether one did."""
+    has_gone_on = False
+    while self._answers and self._num_running() < self._max_running:
+      number, answer = self._answers.popleft()
+      if number in self._waiting:  # Else its child is gone.
+        self._waiting.remove(number)
+        run = self._active[number]
+        run.session.answer(answer)
+        self._go_on(run)
+        has_gone_on = True
+    return has_gone_on
+
+  def _tick(self):
+    """Moves the clock on, by little if this process was held up."""
     now_s = time.monotonic()
-    wake_s = max(now_s, self._next_clock_s)
+    self._clock_s += min(now_s - self._seen_s, _LONGEST_STEP_S)
+    self._seen_s = now_s
+
+  def _timeout_s(self):
+    wake_s = max(0.0, self._next_check_s - self._clock_s)
     deadline_s = self._tools.next_deadline_s()
     if deadline_s is not None:
-      wake_s = min(wake_s, deadline_s)
-    return max(0.0, wake_s - now_s)
+      wake_s = min(wake_s, max(0.0, deadline_s - time.monotonic()))
+    return wake_s
 
   def _watch_tools(self):
     files = set(self._tools.files())
@@ -229,7 +275,9 @@ class _Loop:
       self._tool_files = files
 
   def _start(self, run):
-    run.session = session_lib.Session(self._zygote.limits, run.job.program_text)
+    run.session = session_lib.Session(
+      self._zygote.limits, run.job.program_text, lambda: self._clock_s
+    )
     run.has_hung_up = False
     run.child = self._zygote.start()
     self._active[run.child.number] = run
@@ -238,30 +286,36 @@ class _Loop:
     self._poll.register(fd, select.EPOLLIN)
     self._write(run)
 
-  def _recover(self, order):
-    """A new zygote, and a new start for all that the old one took along."""
-    is_lost = True
-    while is_lost:
-      try:
-        self._start_again([run for run in order if run.outcome is None])
-        is_lost = False
-      except zygote_lib.ZygoteLost:
-        pass  # The next round gives up on runs that this has met too often.
+  def _start_one_again(self):
+    """The next of those that were lost with a zygote, or not forked; alone."""
+    if self._suspects:
+      self._start(self._suspects.popleft())
+    elif self._unforked:
+      if self._num_no_forks > _MOST_NO_FORKS:
+        raise zygote_lib.SandboxError(
+          "the sandbox cannot make processes: memory or the limit of processes"
+          " (ulimit -u) is used up."
+        )
+      if self._num_no_forks:
+        time.sleep(_CLOCK_PERIOD_S)
+      self._start(self._unforked.popleft())
 
-  def _start_again(self, runs):
+  def _recover(self, runs):
+    """A new zygote. What the old one took along runs alone from now on, so
+    that a program which ends its zygote takes nobody else with it."""
+    is_to_blame = len(self._active) == 1
     for run in list(self._active.values()):
+      run.num_losses += is_to_blame
       self._forget(run)
     self._leaving.clear()
-    self._zygote.restart()
-    self._poll.register(self._zygote.fileno(), select.EPOLLIN)
+    self._unforked.clear()
     for run in runs:
-      run.num_losses += 1
       if run.num_losses >= _MOST_LOSSES:
         run.session.ending = "worker_died", "the sandbox's process was ended"
-        run.outcome = run.session.outcome()
-    for run in runs:
-      if run.outcome is None:
-        self._start(run)
+        self._keep_outcome(run)
+    self._suspects = collections.deque(r for r in runs if r.outcome is None)
+    self._zygote.restart()
+    self._poll.register(self._zygote.fileno(), select.EPOLLIN)
 
   def _take_event(self, run, event):
     if event & select.EPOLLOUT:
@@ -271,7 +325,7 @@ class _Loop:
       self._go_on(run)
 
   def _read(self, run):
-    """One chunk into the session, or the news that no more will come."""
+    """Takes one chunk into the session; whether there was one."""
     try:
       data = run.child.connection.recv(_CHUNK_BYTES)
     except BlockingIOError:
@@ -282,10 +336,7 @@ class _Loop:
       if not run.has_hung_up:
         run.has_hung_up = True
         self._poll.unregister(run.child.connection.fileno())
-        self._leaving[run.child.number] = (
-          run.child,
-          time.monotonic() + _GRACE_S,
-        )
+        self._expect_to_leave(run.child)
       return False
     run.session.receive(data)
     return True
@@ -326,7 +377,7 @@ class _Loop:
       self._waiting.add(run.child.number)
       self._watch(run)
       self._tools.submit(
-        run.child.number,
+        (self, run.child.number),
         request.call,
         run.job.image,
         request.box,
@@ -335,11 +386,17 @@ class _Loop:
 
   def _finish(self, run):
     """Keeps the outcome; the child has a moment to leave by itself."""
-    number = run.child.number
     self._forget(run)
-    if number not in self._leaving:
-      self._leaving[number] = run.child, time.monotonic() + _GRACE_S
+    if run.child.number not in self._leaving:
+      self._expect_to_leave(run.child)
+    self._keep_outcome(run)
+
+  def _keep_outcome(self, run):
     run.outcome = run.session.outcome()
+    run.job = run.session = None  # It may wait long for a slow one before it.
+
+  def _expect_to_leave(self, child):
+    self._leaving[child.number] = child, self._clock_s + _GRACE_S
 
   def _forget(self, run):
     del self._active[run.child.number]
@@ -352,6 +409,13 @@ class _Loop:
     run = self._active.get(child.number)
     if run is None:
       return
+    if code == worker.NO_FORK:
+      self._forget(run)
+      self._unforked.append(run)
+      self._num_no_forks += 1
+      self._in_flight = max(1, len(self._active))  # What the host can hold.
+      return
+    self._num_no_forks = 0
     session = run.session
     while session.ending is None and self._read(run):
       pass  # Its last words may still be on the way.
@@ -362,10 +426,10 @@ class _Loop:
 
   def _check_clocks(self):
     """Ends programs whose time is up, and children that do not leave."""
-    now_s = time.monotonic()
-    if now_s < self._next_clock_s:
+    now_s = self._clock_s
+    if now_s < self._next_check_s:
       return
-    self._next_clock_s = now_s + _CLOCK_PERIOD_S
+    self._next_check_s = now_s + _CLOCK_PERIOD_S
     late = [r for r in self._active.values() if r.session.deadline_s <= now_s]
     for run in late:
       run.session.expire()

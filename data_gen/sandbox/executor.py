@@ -1,6 +1,6 @@
 """Runs untrusted programs contained, and tells how each ended.
 
-    with Executor(wall_time_s=5.0) as executor:
+    with Executor(memory_mb=256) as executor:
       outcome = executor.run(program_text, call_tool)
       for outcome in executor.run_all(jobs, tool_server, in_flight=256): ...
 
@@ -33,7 +33,8 @@ class Executor:
   Args:
     profile: the API that programs see, a name of `tools.profiles`.
     wall_time_s, cpu_s, memory_mb, max_tool_calls, max_llm_calls,
-      max_output_bytes, max_answer_chars: see `limits.Limits`.
+      max_output_bytes, max_trace_bytes, max_answer_chars: see
+      `limits.Limits`.
     allow_unsafe_no_kernel_layer: run although the kernel does not keep
       programs from files or the network. For trusted programs only.
 
@@ -47,12 +48,13 @@ class Executor:
     self,
     *,
     profile: str = "vpd",
-    wall_time_s: float = 5.0,
+    wall_time_s: float = 30.0,
     cpu_s: int = 2,
     memory_mb: int = 512,
     max_tool_calls: int = 200,
     max_llm_calls: int = 20,
     max_output_bytes: int = 65536,
+    max_trace_bytes: int = 1 << 20,
     max_answer_chars: int = 400,
     allow_unsafe_no_kernel_layer: bool = False,
   ):
@@ -64,6 +66,7 @@ class Executor:
       max_tool_calls=max_tool_calls,
       max_llm_calls=max_llm_calls,
       max_output_bytes=max_output_bytes,
+      max_trace_bytes=max_trace_bytes,
       max_answer_chars=max_answer_chars,
     )
     self._zygote = zygote_lib.Zygote(

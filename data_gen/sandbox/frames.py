@@ -26,9 +26,12 @@ def encode(value: Any) -> bytes:
     FrameError: if it is not plain, has NaN, or is over MAX_FRAME_BYTES.
   """
   try:
-    body = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    text = json.dumps(
+      value, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+    )
   except (TypeError, ValueError, RecursionError) as e:
     raise FrameError(f"not plain data: {e}") from e
+  body = text.encode("utf-8", "surrogatepass")
   if len(body) > MAX_FRAME_BYTES:
     raise FrameError(
       f"a frame of {len(body)} bytes; at most {MAX_FRAME_BYTES} are sent"
@@ -79,7 +82,7 @@ class Reader:
     body = bytes(self._ahead[_LENGTH.size : size])
     del self._ahead[:size]
     try:
-      return json.loads(body)
+      return json.loads(body.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as e:
       raise FrameError(f"not JSON: {e}") from e
 

@@ -124,12 +124,14 @@ class Kernel:
 
   def empty_root(self) -> None:
     """Replaces the whole file tree by an empty one that is read-only."""
+    pivot_root = {"x86_64": 155, "aarch64": 41}.get(platform.machine())
+    if pivot_root is None:
+      raise OSError(f"no number of pivot_root for {platform.machine()}")
     none = ctypes.c_char_p(None)
     self._mount(none, b"/", none, _MS_REC | _MS_PRIVATE)
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     self._mount(b"tmpfs", b"/tmp", b"tmpfs", flags)
     os.chdir("/tmp")
-    pivot_root = {"x86_64": 155, "aarch64": 41}[platform.machine()]
     self._call("syscall", pivot_root, b".", b".")
     self._call("umount2", b".", _MNT_DETACH)
     os.chdir("/")

@@ -12,20 +12,24 @@ class Limits:
 
   Attributes:
     wall_time_s: longest time from start to answer, tool calls not counted.
+      For a program that neither computes nor asks; keep it at ten times
+      `cpu_s` or more, so that a busy machine ends nobody.
     cpu_s: processor time, whole seconds.
     memory_mb: address space, the interpreter's own 20 MB included.
     max_tool_calls: tool calls.
     max_llm_calls: those of them that ask a language model.
-    max_output_bytes: printed text, UTF-8.
+    max_output_bytes: printed text, UTF-8, and 32 bytes a line.
+    max_trace_bytes: all that a trace holds: printed text, arguments, values.
     max_answer_chars: length of an answer.
   """
 
-  wall_time_s: float = 5.0
+  wall_time_s: float = 30.0
   cpu_s: int = 2
   memory_mb: int = 512
   max_tool_calls: int = 200
   max_llm_calls: int = 20
   max_output_bytes: int = 65536
+  max_trace_bytes: int = 1 << 20
   max_answer_chars: int = 400
 
   def __post_init__(self):
@@ -46,6 +50,11 @@ class Limits:
         f"max_output_bytes={self.max_output_bytes} does not fit a message; "
         f"at most {2**17}"
       )
+
+
+def printed_bytes(text: str) -> int:
+  """What one printed text counts towards `max_output_bytes`."""
+  return len(text.encode("utf-8", "replace")) + 32
 
 
 def apply_rlimits(limits: Limits) -> None:

@@ -114,7 +114,7 @@ class Program:
 
   def _print(self, *values, sep=" ", end="\n", file=None, flush=False):
     text = (" " if sep is None else sep).join(map(str, values))
-    self._output_bytes += len(text.encode("utf-8", "replace")) + 1
+    self._output_bytes += limits_lib.printed_bytes(text)
     if self._output_bytes > self._limits.max_output_bytes:
       os._exit(limits_lib.EXIT_OUTPUT)
     self._send({"kind": "print", "text": text, "line": _calling_line()})
@@ -186,6 +186,7 @@ def safe_builtins() -> dict[str, Any]:
     if parse.is_builtin(name)
   }
   safe["type"] = _type
+  safe["hash"] = _hash
   safe["__import__"] = _import_math
   safe[parse.SAFE_FORMAT] = _safe_format
   return safe
@@ -196,6 +197,15 @@ def _type(value, /):
   if kind is type:  # From there classes could be made.
     raise TypeError("type() of a class cannot be used")
   return kind
+
+
+def _hash(value, /):
+  """Of plain values: those of others tell where in memory they are."""
+  items = value if type(value) in (tuple, frozenset) else (value,)
+  for item in items:
+    if type(item) not in (str, int, float, bool):
+      raise TypeError(f"hash() takes plain values, not {type(item).__name__}")
+  return hash(value)
 
 
 def _import_math(name, globals=None, locals=None, fromlist=(), level=0):

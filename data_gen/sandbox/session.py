@@ -9,7 +9,7 @@ import dataclasses
 import math
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from data_gen.programs import parse
@@ -110,7 +110,19 @@ class Session:
     outbox: bytes that wait to be sent to the child.
   """
 
-  def __init__(self, limits: limits_lib.Limits, program_text: str):
+  def __init__(
+    self,
+    limits: limits_lib.Limits,
+    program_text: str,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Initialises.
+
+    Args:
+      limits: of the program.
+      program_text: as the writer gave it.
+      clock: seconds; what wall time is measured by.
+    """
     self.pending: Request | None = None
     self.ending: tuple[str, str] | None = None
     text = program_text[: parse.MAX_COMPLETION_CHARS + 1]
@@ -118,8 +130,9 @@ class Session:
     self._limits = limits
     self._reader = frames.Reader()
     self._recorder = recorder_lib.Recorder()
+    self._clock = clock
     self._start_s = time.monotonic()
-    self._resumed_s = self._start_s
+    self._resumed_s = clock()
     self._used_s = 0.0
     self._tool_calls = 0
     self._llm_calls = 0
@@ -128,7 +141,8 @@ class Session:
 
   @property
   def deadline_s(self) -> float:
-    """When its wall time is up; infinite while it waits for a tool."""
+    """When its wall time is up, on its clock; infinite while it waits for a
+    tool."""
     if self.pending is not None:
       return math.inf
     return self._resumed_s + self._limits.wall_time_s - self._used_s
@@ -142,7 +156,7 @@ class Session:
     """Ends the wait for the pending call."""
     request, self.pending = self.pending, None
     assert request is not None
-    self._resumed_s = time.monotonic()
+    self._resumed_s = self._clock()
     if answer.kind == "fault":
       message = f"line {request.line}: {answer.message}"
       self.ending = answer.error_class, message
@@ -164,6 +178,7 @@ class Session:
         request.arguments,
         answer.value,
       )
+      self._check_trace()
     self._take_frames()
 
   def expire(self) -> None:
@@ -185,6 +200,12 @@ class Session:
       wall_s=time.monotonic() - self._start_s,
     )
 
+  def _check_trace(self):
+    limit = self._limits.max_trace_bytes
+    if self._recorder.num_bytes > limit:
+      text = f"{limit} bytes of trace"
+      self.ending = "output", limit_text(text, "max_trace_bytes")
+
   def _take_frames(self):
     try:
       while self._is_running() and self._reader.has_frame():
@@ -202,11 +223,12 @@ class Session:
       self._take_call(message)
     elif kind == "print":
       text = _field(message, "text", str)
-      self._output_bytes += len(text.encode("utf-8", "replace")) + 1
+      self._output_bytes += limits_lib.printed_bytes(text)
       if self._output_bytes > self._limits.max_output_bytes:
         self.ending = output_ending(self._limits)
       else:
         self._recorder.record_print(_line(message), text)
+        self._check_trace()
     elif kind == "answer":
       self._take_answer(_field(message, "text", str))
     elif kind == "error":
@@ -239,7 +261,7 @@ class Session:
     else:
       self._tool_calls += 1
       self._llm_calls += is_llm
-      self._used_s += time.monotonic() - self._resumed_s
+      self._used_s += self._clock() - self._resumed_s
       arguments = recorder_lib.clean_value(arguments)
       self.pending = Request(call, box, arguments, _line(message))
 

@@ -33,6 +33,7 @@ from data_gen.sandbox import program
 # An order: what, and the host's number of the child.
 ORDER = struct.Struct(">cQ")
 RUN, KILL = b"r", b"k"
+NO_FORK = 1 << 16  # In place of an exit code: the child was not made.
 
 # First use of the parser loads and caches a good deal; children share it.
 _WARM_UP = f"def {parse.NAME}(image):\n  return '{{}}'.format(len([image]))"
@@ -45,11 +46,11 @@ def main(
   warnings.simplefilter("ignore")
   kernel = kernel_lib.Kernel()
   layers = {"namespaces": [], "empty_root": False, "landlock_abi": 0}
-  try:
-    layers["namespaces"] = kernel.enter_namespaces()
-  except OSError as e:
-    layers["namespaces_error"] = str(e)
+  _go_first_when_memory_is_short()
+  if not _works(kernel.enter_namespaces):  # Half-way in would be no good.
+    layers["namespaces_error"] = "not on this host"
   else:
+    layers["namespaces"] = kernel.enter_namespaces()
     _become_first_process(kernel, control)
     try:
       kernel.empty_root()
@@ -72,6 +73,27 @@ def main(
     program.Program(fd, limits, safe_builtins, profile).run()
 
   _Children(control, run_child).serve()
+
+
+def _go_first_when_memory_is_short():
+  """Programs are ended before anything else on the machine is."""
+  try:
+    with open("/proc/self/oom_score_adj", "w") as file:
+      file.write("1000")
+  except OSError:
+    pass  # No /proc here; the kernel then chooses by size.
+
+
+def _works(attempt):
+  """Whether something can be done, tried in a child."""
+  child = os.fork()
+  if child == 0:
+    try:
+      attempt()
+      os._exit(0)
+    except BaseException:
+      os._exit(1)
+  return os.waitpid(child, 0)[1] == 0
 
 
 def _become_first_process(kernel, control):
@@ -159,7 +181,12 @@ class _Children:
       os.kill(self._pids[number], signal.SIGKILL)
 
   def _start(self, number, fd):
-    child = os.fork()
+    try:
+      child = os.fork()
+    except OSError:
+      os.close(fd)
+      self._control.send(json.dumps([(number, NO_FORK, 0.0)]).encode())
+      return
     if child == 0:
       try:
         self._run_child(fd)

@@ -10,6 +10,7 @@ and `engine` for the loop between them.
 """
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -19,7 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_gen.sandbox import limits as limits_lib
@@ -78,6 +79,7 @@ class Zygote:
     self._profile = profile
     self._allow_unsafe = allow_unsafe_no_kernel_layer
     self._numbers = itertools.count()
+    self._is_reserved = False
     self._start()
 
   @property
@@ -94,13 +96,38 @@ class Zygote:
     """Readable when endings have come."""
     return self._control.fileno()
 
+  @contextlib.contextmanager
+  def reserved(self) -> Iterator[None]:
+    """Keeps it for one loop, whose children's endings are its own.
+
+    Raises:
+      RuntimeError: if another loop has it.
+    """
+    if self._is_reserved:
+      raise RuntimeError(
+        "this sandbox runs programs already: read those outcomes to the end, "
+        "or use another Executor"
+      )
+    self._is_reserved = True
+    try:
+      yield
+    finally:
+      self._is_reserved = False
+
   def start(self) -> Child:
     """Has a child forked; it waits for a frame with its program.
 
     Raises:
       ZygoteLost: if the parent is gone.
+      SandboxError: if this process has no more descriptors.
     """
-    ours, theirs = socket.socketpair()
+    try:
+      ours, theirs = socket.socketpair()
+    except OSError as e:
+      raise SandboxError(
+        f"no socket for a program: {e.strerror}. Raise the limit of open files"
+        " (ulimit -n) or lower config.engine.in_flight."
+      ) from e
     ours.setblocking(False)
     child = Child(next(self._numbers), ours)
     self._children[child.number] = child
@@ -117,7 +144,8 @@ class Zygote:
       self._order(worker.KILL, child, None)
 
   def take_endings(self) -> list[tuple[Child, int, float]]:
-    """Children that ended since the last call: (child, exit code, CPU s).
+    """Children that ended since the last call: (child, exit code, CPU s); the
+    code is `worker.NO_FORK` for one that could not be made.
 
     Raises:
       ZygoteLost: if the parent is gone.
@@ -226,17 +254,20 @@ class Zygote:
       layers = self.layers
       self.close()
       raise SandboxError(
-        "this host's kernel offers no layer that keeps programs from files "
-        f"and the network: {layers}. Allow seccomp or user namespaces, or "
+        "this host's kernel does not keep programs from files, the network "
+        f"and other processes: {layers}. Allow seccomp and user namespaces, or "
         "set sandbox.allow_unsafe_no_kernel_layer=True for trusted programs."
       )
 
 
 def is_contained(layers: Mapping[str, Any]) -> bool:
-  """Whether these layers keep a program from files and from the network."""
+  """Whether these layers keep a program from files, from the network, and
+  from other processes."""
   no_network = "network" in layers["namespaces"]
   no_network = no_network or "sockets" in layers["forbidden"]
-  return no_network and "files" in layers["forbidden"]
+  return no_network and {"files", "processes", "signals"} <= set(
+    layers["forbidden"]
+  )
 
 
 def layers_text(layers: Mapping[str, Any]) -> str:

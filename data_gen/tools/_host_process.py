@@ -20,7 +20,10 @@ from typing import Any
 
 from data_gen.tools import tool as tool_lib
 
-MAX_IMAGES = 64  # Kept decoded in a process, with what tools prepared.
+# Kept decoded in a process, with what tools prepared: as many images as can be
+# in flight, but of large ones fewer. Decoded, a JPEG file is ten times larger.
+MAX_IMAGES = 512
+MAX_IMAGE_BYTES = 128 << 20  # As files.
 _SEND_TIMEOUT_S = 30  # A live process reads at once; a stopped one never.
 _END_TIMEOUT_S = 2.0
 _MAX_IDLE_LOSSES = 3
@@ -102,12 +105,17 @@ class HostProcess:
     for image in used:
       if image.key not in self._images:
         new[image.key] = image.encoded
-      self._images[image.key] = None
+        self._image_bytes += len(image.encoded)
+      self._images[image.key] = len(image.encoded)
       self._images.move_to_end(image.key)
     forget = []
-    keep = max(MAX_IMAGES, len({image.key for image in used}))
-    while len(self._images) > keep:
-      forget.append(self._images.popitem(last=False)[0])
+    num_used = len({image.key for image in used})
+    while len(self._images) > num_used and (
+      len(self._images) > MAX_IMAGES or self._image_bytes > MAX_IMAGE_BYTES
+    ):
+      key, size = self._images.popitem(last=False)
+      self._image_bytes -= size
+      forget.append(key)
     message = {
       "call": call,
       "images": list(new),
@@ -148,7 +156,7 @@ class HostProcess:
       message = json.loads(self._connection.recv_bytes())
     except (EOFError, OSError) as e:
       reason = self._exit_text()
-      if not self.is_ready:
+      if not self.is_ready and not self.restarts:
         raise ToolServerError(
           f"the process {self.name!r} of the tools {self._tool_names()} did not"
           f" start: {self._last_words() or reason}"
@@ -175,7 +183,7 @@ class HostProcess:
 
   def forget(self, image_key: str) -> None:
     """Notes that the process does not hold the image."""
-    self._images.pop(image_key, None)
+    self._image_bytes -= self._images.pop(image_key, 0)
 
   def restart(self) -> None:
     """Ends the process and starts a new one, which is ready later.
@@ -228,7 +236,8 @@ class HostProcess:
     os.set_blocking(self._stderr, False)
     self._stderr_tail = b""
     self._connection = connection_lib.Connection(ours.detach())
-    self._images: collections.OrderedDict[str, None] = collections.OrderedDict()
+    self._images: collections.OrderedDict[str, int] = collections.OrderedDict()
+    self._image_bytes = 0
     self._poller = select.poll()
     for fd in self.files():
       self._poller.register(fd, select.POLLIN)

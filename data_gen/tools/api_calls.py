@@ -99,7 +99,11 @@ def answer_text(value: Any) -> str:
     if not abs(value) < 1e15:
       raise BadAnswer("the number is not finite, or 1e15 or larger in size")
     is_integral = value == int(value)
-    return str(int(value)) if is_integral else str(round(value, 4))
+    return (
+      str(int(value))
+      if is_integral
+      else (str(round(value, 4)) if abs(value) >= 1e-3 else f"{value:.4g}")
+    )
   raise BadAnswer(
     "expected text, a bool, a number, a list of them or a patch, got "
     f"{type(value).__name__}"

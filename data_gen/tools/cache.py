@@ -181,6 +181,8 @@ def _open(path):
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute(_CREATE)
+    # From here on: an answer that is not kept costs less than a wait.
+    db.execute("PRAGMA busy_timeout = 50")
   except sqlite3.Error:
     db.close()
     raise

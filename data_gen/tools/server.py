@@ -28,6 +28,7 @@ from data_gen.tools import tool as tool_lib
 ToolServerError = _host_process.ToolServerError
 
 MAX_REMEMBERED = 20_000
+_CLOSED = "this tool server is closed; keep it open till the last outcome"
 _COUNTS = (
   "calls",
   "joined",
@@ -82,6 +83,7 @@ class ToolServer:
     if not 0 <= batch_window_s < math.inf:
       raise ValueError(f"batch_window_s={batch_window_s} must be 0 or more")
     self._batch_window_s = batch_window_s
+    self._is_closed = False
     self._config = {call: dict(s) for call, s in tools_config.items()}
     self._queues: dict[str, collections.deque[_Request]] = {
       call: collections.deque() for call in self._config
@@ -135,7 +137,12 @@ class ToolServer:
       image: None if the question has none.
       box: y1 x1 y2 x2 on 0..999; None is the whole image.
       arguments: plain values; checked here.
+
+    Raises:
+      ToolServerError: if it is closed.
     """
+    if self._is_closed:
+      raise ToolServerError(_CLOSED)
     self._counts[call]["calls"] += 1
     if call not in self._config:
       text = toolbox.missing_text(call, self._config)
@@ -168,8 +175,11 @@ class ToolServer:
       (token, answer) pairs; each token that was submitted comes once.
 
     Raises:
-      ToolServerError: if a process had to be started again and fails to.
+      ToolServerError: if a process had to be started again and fails to, or
+        if this is closed.
     """
+    if self._is_closed:
+      raise ToolServerError(_CLOSED)
     for host in self._hosts:
       try:
         replies = host.receive()
@@ -231,6 +241,7 @@ class ToolServer:
 
   def close(self) -> None:
     """Ends the processes; a second call does nothing."""
+    self._is_closed = True
     for host in self._hosts:
       host.close()
     self._hosts = []

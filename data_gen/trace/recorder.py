@@ -19,7 +19,9 @@ _SPECIAL = re.compile(
   r"[<\uff1c](?=[A-Za-z0-9/|!?<\uff5c])|\[(?=/?[A-Z_]{2,}\])"
 )
 # A printed line that would read as a step of another kind.
-_FORGED = re.compile(r"Program output:|\w+\(.*\) -> ")
+_FORGED = re.compile(r"program\s+output\s*:|\w\s*\(.*\).*->", re.IGNORECASE)
+# Where in memory an object is: another place each time.
+_ADDRESS = re.compile(r"(?<= at )0x[0-9a-f]+")
 
 
 def clean(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
@@ -33,6 +35,7 @@ def clean(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
   if not text.isascii() or not text.isprintable():
     text = "".join(map(_visible, text))
   text = _SPECIAL.sub(lambda match: match.group() + " ", text)
+  text = _ADDRESS.sub("0x", text)
   if len(text) > max_chars:
     text = text[: max_chars - len(_CUT)] + _CUT
   return text
@@ -54,6 +57,7 @@ class Recorder:
 
   def __init__(self):
     self._events: list[events.Event] = []
+    self.num_bytes = 0  # Of all steps, about.
 
   def trace(self) -> tuple[events.Event, ...]:
     """The steps so far."""
@@ -76,7 +80,7 @@ class Recorder:
     """Records what one `print` wrote; nothing if that is blank."""
     value = clean(text).strip()
     if value:
-      shown = f"printed: {value}" if _FORGED.match(value) else value
+      shown = f"printed: {value}" if _FORGED.search(value) else value
       self._add(line, events.PRINT, None, {}, value, shown)
 
   def record_output(self, line: int, answer: str) -> None:
@@ -86,6 +90,7 @@ class Recorder:
 
   def _add(self, line, tool, box, arguments, value, text):
     step = len(self._events)
+    self.num_bytes += 2 * len(text) + 64  # A step's text repeats its values.
     self._events.append(
       events.Event(step, line, tool, box, arguments, value, text)
     )

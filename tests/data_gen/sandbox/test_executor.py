@@ -457,8 +457,10 @@ def test_layers_are_told_in_a_line():
     ([], [], False),
     ([], ["files"], False),
     (["network"], [], False),
-    (["network"], ["files"], True),
-    ([], ["files", "sockets"], True),
+    (["network"], ["files"], False),
+    (["network"], ["files", "processes", "signals"], True),
+    ([], ["files", "processes", "signals"], False),
+    ([], ["files", "sockets", "processes", "signals"], True),
   ],
 )
 def test_containment_needs_files_and_network(namespaces, forbidden, expected):
