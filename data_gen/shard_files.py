@@ -1,5 +1,6 @@
 """Files of a shard: rows, frames and a record, visible only when complete."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -60,20 +61,20 @@ class ShardOutput:
     self._facts: dict[str, Any] = {}
     self._measured: dict[str, Any] = {}
 
-  def open(self, name: str) -> IO[bytes]:
-    """The file `name` of this shard, created on first use."""
+  def open(self, name: str) -> None:
+    """Makes the file `name` of this shard, if it is not there yet."""
     if name not in self._files:
-      self._files[name] = _temporary(self._folder / name).open("wb")
-    return self._files[name]
+      with _named(self._folder / name):
+        self._files[name] = _temporary(self._folder / name).open("wb")
 
   def write_row(self, row: Any) -> None:
     """One dataclass of `data_gen.records` as a line of SHARD.jsonl."""
     line = records.to_json(row) + "\n"
-    self.open(f"{self._shard}.jsonl").write(line.encode())
+    self._write(f"{self._shard}.jsonl", line.encode())
 
   def write_frame(self, payload: bytes, name: str) -> None:
     """One TFRecord frame of the file `name`."""
-    self.open(name).write(tfrecord.frame(payload))
+    self._write(name, tfrecord.frame(payload))
 
   def tally(self, family: str, reason: str = "") -> None:
     """Counts one row of `family`: good, or without a result for `reason`."""
@@ -93,12 +94,14 @@ class ShardOutput:
     """Makes the files visible; returns the shard's record."""
     sizes = {}
     for name, file in sorted(self._files.items()):
-      file.flush()
-      os.fsync(file.fileno())
-      sizes[name] = file.tell()
-      file.close()
+      with _named(self._folder / name):
+        file.flush()
+        os.fsync(file.fileno())
+        sizes[name] = file.tell()
+        file.close()
     for name in sizes:
-      os.replace(_temporary(self._folder / name), self._folder / name)
+      with _named(self._folder / name):
+        os.replace(_temporary(self._folder / name), self._folder / name)
     record = {
       "rows": sum(c.total() for c in self._tallies.values()),
       "tallies": {
@@ -116,8 +119,15 @@ class ShardOutput:
   def discard(self) -> None:
     """Removes what was written so far."""
     for name, file in self._files.items():
-      file.close()
+      with contextlib.suppress(OSError):  # Of a full disk, once more.
+        file.close()
       _temporary(self._folder / name).unlink(missing_ok=True)
+
+
+  def _write(self, name, data):
+    self.open(name)
+    with _named(self._folder / name):
+      self._files[name].write(data)
 
 
 def read_record(folder: pathlib.Path, shard: Shard) -> dict[str, Any] | None:
@@ -201,7 +211,8 @@ def images_name(shard: Shard) -> str:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes plain values, sorted and indented, in one atomic step."""
-  path.parent.mkdir(parents=True, exist_ok=True)
+  with _named(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
   text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
   write_text(path, text + "\n")
 
@@ -209,17 +220,33 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a text file in one atomic step."""
   temporary = _temporary(path)
-  with temporary.open("w", encoding="utf-8") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  try:
+    with _named(path):
+      with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
 
 
 def remove_temporaries(folder: pathlib.Path) -> None:
   """Removes what killed runs left half-written."""
   for path in folder.rglob(".*.tmp-*"):
     path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+  """Names the file in an error of the file system, such as a full disk."""
+  try:
+    yield
+  except OSError as e:
+    raise OSError(
+      f"cannot write {path}: {e.strerror or e}. What is finished is kept: make"
+      " room and run the same command again."
+    ) from e
 
 
 def _record_path(folder: pathlib.Path, shard: Shard) -> pathlib.Path:

@@ -117,11 +117,12 @@ class _Runner:
     out = shard_files.ShardOutput(folder, shard, counter.add)
     try:
       self._worker.run(shard, folders, out)
+      record = out.commit()
     except BaseException:
       out.discard()
       raise
     counter.report()
-    return out.commit()
+    return record
 
   def close(self):
     if self._worker is not None:

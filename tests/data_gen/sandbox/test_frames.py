@@ -45,3 +45,41 @@ def test_a_length_is_checked_before_anything_is_read():
 def test_a_frame_cut_short_is_an_end():
   with pytest.raises(EOFError):
     reader_of(frames.encode("abc")[:-1]).next()
+
+
+@pytest.mark.parametrize("piece", [1, 3, 1000])
+def test_frames_that_are_fed_in_pieces(piece):
+  values = [{"a": 1}, "x" * 300, []]
+  data = b"".join(map(frames.encode, values))
+  reader, found = frames.Reader(), []
+  for i in range(0, len(data), piece):
+    reader.feed(data[i : i + piece])
+    while reader.has_frame():
+      found.append(reader.next())
+  assert found == values
+  with pytest.raises(EOFError):
+    reader.next()
+
+
+def test_a_frame_that_is_not_whole_is_not_there():
+  reader = frames.Reader()
+  data = frames.encode("abc")
+  for i in range(len(data)):
+    assert not reader.has_frame()
+    reader.feed(data[i : i + 1])
+  assert reader.has_frame()
+
+
+def test_a_length_that_is_too_long_is_no_frame_to_wait_for():
+  reader = frames.Reader()
+  reader.feed(struct.pack(">I", frames.MAX_FRAME_BYTES + 1))
+  with pytest.raises(frames.FrameError, match="announced"):
+    reader.has_frame()
+
+
+def test_the_longest_frame_passes():
+  value = "x" * (frames.MAX_FRAME_BYTES - 2)  # Less its quotes.
+  reader = frames.Reader()
+  reader.feed(frames.encode(value))
+  assert reader.has_frame()
+  assert reader.next() == value

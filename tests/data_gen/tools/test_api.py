@@ -67,7 +67,11 @@ def test_crop_inside_a_crop_keeps_the_images_coordinates(borders, box):
   [
     ((0, 0, 100, 999), ValueError, "has no area inside the patch"),
     ((300, 999, 400, 0), ValueError, "has no area"),
-    ((0, 0, float("nan"), 9), ValueError, "right must be a number on the scale"),
+    (
+      (0, 0, float("nan"), 9),
+      ValueError,
+      "right must be a number on the scale",
+    ),
     (("0", 0, 1, 1), TypeError, "left must be a number, not str"),
   ],
 )

@@ -80,7 +80,11 @@ def test_borders_go_left_lower_right_upper():
     (("photo.jpg",), TypeError, "takes the image given"),
     ((api.Image(None), 5, 0, 5), ValueError, r"ImagePatch\(left=5.* no area"),
     ((api.Image(None), "5"), TypeError, "left must be a number, not str"),
-    ((api.Image(None), float("inf")), ValueError, "left must be a number on the scale"),
+    (
+      (api.Image(None), float("inf")),
+      ValueError,
+      "left must be a number on the scale",
+    ),
   ],
 )
 def test_a_patch_that_cannot_be(arguments, error, match):
