@@ -123,7 +123,6 @@ class ShardOutput:
         file.close()
       _temporary(self._folder / name).unlink(missing_ok=True)
 
-
   def _write(self, name, data):
     self.open(name)
     with _named(self._folder / name):

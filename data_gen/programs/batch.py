@@ -61,6 +61,10 @@ def run(
       names the file and the line. Nothing is written then.
     OSError: if a file cannot be read or written.
   """
+  if source.exists() and not source.is_file():
+    raise ValueError(
+      f"{source} is no regular file; it is read twice, first to check it"
+    )
   for _ in _rows(source):
     pass
   waiting: collections.deque[_Waiting] = collections.deque()
