@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import hashlib
+import math
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -34,10 +35,26 @@ class EngineConfig:
   processes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    if not 1 <= self.in_flight <= engine.MAX_IN_FLIGHT:
+    in_flight, window_s = self.in_flight, self.batch_window_s
+    if type(in_flight) is not int or not 1 <= in_flight <= engine.MAX_IN_FLIGHT:
       raise ValueError(
-        f"config.engine.in_flight={self.in_flight} must be from 1 to"
+        f"config.engine.in_flight={in_flight!r} must be from 1 to"
         f" {engine.MAX_IN_FLIGHT}."
+      )
+    if type(window_s) not in (int, float) or not 0 <= window_s < math.inf:
+      raise ValueError(
+        f"config.engine.batch_window_s={window_s!r} must be seconds, 0 or more."
+      )
+    if not isinstance(self.cache_dir, str):
+      raise ValueError(
+        f"config.engine.cache_dir={self.cache_dir!r} must be a folder or ''."
+      )
+    if not isinstance(self.processes, Mapping) or not all(
+      isinstance(name, str) for name in self.processes.values()
+    ):
+      raise ValueError(
+        f"config.engine.processes={self.processes!r} must give each call the"
+        " name of a process."
       )
 
 

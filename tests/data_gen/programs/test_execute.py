@@ -273,3 +273,21 @@ def test_an_input_cut_short_is_named(config, tmp_path, name, cut):
   finally:
     worker.close()
     out.discard()
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"in_flight": "64"},
+    {"in_flight": 2.5},
+    {"in_flight": 513},
+    {"batch_window_s": "x"},
+    {"batch_window_s": -1},
+    {"cache_dir": 5},
+    {"processes": {"find": 5}},
+  ],
+)
+def test_an_engine_option_that_makes_no_sense_is_named(options):
+  (name,) = options
+  with pytest.raises(ValueError, match=rf"config\.engine\.{name}="):
+    execute.EngineConfig(**options)
