@@ -62,7 +62,10 @@ def test_two_executors_on_one_tool_server_get_their_own_answers():
   tools = try_program.tools_of("stub")
   texts = {
     name: program(ASK.format(question) + "return x")
-    for name, question in (("a", "What color is it?"), ("b", "How many are there?"))
+    for name, question in (
+      ("a", "What color is it?"),
+      ("b", "How many are there?"),
+    )
   }
   with (
     executor_lib.Executor() as a,
