@@ -19,9 +19,15 @@ class Attention(nnx.Module):
   Args:
     width: of input and output.
     heads, head_width: number of heads and the width of each.
-    use_bias: biases on the four projections (ViT: yes, T5: no).
+    use_bias: biases on the three projections in (ViT: yes, T5: no).
+    use_out_bias: on the projection out; as `use_bias` where not said.
     is_scaled: whether scores are divided by sqrt(head_width). T5 does not
       divide; its queries are initialised that much smaller instead.
+    has_qk_norm: layer norms, without bias, on each head's queries and keys.
+    width_kv: of the sequence that keys and values come from, if another.
+
+  Source of the norms: Dehghani et al., Scaling Vision Transformers to 22
+  Billion Parameters, arXiv:2302.05442, section 2.
   """
 
   def __init__(
@@ -33,54 +39,154 @@ class Attention(nnx.Module):
     rngs: nnx.Rngs,
     use_bias: bool,
     is_scaled: bool,
+    use_out_bias: bool | None = None,
+    has_qk_norm: bool = False,
+    width_kv: int | None = None,
   ):
     inner = heads * head_width
     into, out = ("embed", "heads"), ("heads", "embed")
     query_std = width**-0.5 if is_scaled else (width * head_width) ** -0.5
-    self.query = layers.Linear(
-      width, inner, into, rngs=rngs, use_bias=use_bias, std=query_std
-    )
-    self.key = layers.Linear(width, inner, into, rngs=rngs, use_bias=use_bias)
-    self.value = layers.Linear(width, inner, into, rngs=rngs, use_bias=use_bias)
-    self.out = layers.Linear(inner, width, out, rngs=rngs, use_bias=use_bias)
+    options = {"rngs": rngs, "use_bias": use_bias}
+    self.query = layers.Linear(width, inner, into, std=query_std, **options)
+    width_kv = width if width_kv is None else width_kv
+    self.key = layers.Linear(width_kv, inner, into, **options)
+    self.value = layers.Linear(width_kv, inner, into, **options)
+    if use_out_bias is not None:
+      options["use_bias"] = use_out_bias
+    self.out = layers.Linear(inner, width, out, **options)
+    self.query_norm = nnx.data(_head_norm(head_width, has_qk_norm))
+    self.key_norm = nnx.data(_head_norm(head_width, has_qk_norm))
     self.heads, self.head_width = heads, head_width
     self.scale = head_width**-0.5 if is_scaled else 1.0
 
-  def keys_values(self, x_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def keys_values(
+    self, x_BSD: jax.Array, key: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array]:
     """Keys and values of a sequence, float[B, S, N, H] each."""
-    return self._split(self.key(x_BSD)), self._split(self.value(x_BSD))
+    key_key, value_key = layers.split(key, 2)
+    keys_BSNH = self._split(self.key(x_BSD, key_key))
+    if self.key_norm is not None:
+      keys_BSNH = self.key_norm(keys_BSNH)
+    return keys_BSNH, self._split(self.value(x_BSD, value_key))
 
   def __call__(
     self,
     x_BTD: jax.Array,
     keys_BSNH: jax.Array,
     values_BSNH: jax.Array,
-    mask_BTS: jax.Array,
+    mask_BTS: jax.Array | None,
     bias_NTS: jax.Array | None = None,
+    key: jax.Array | None = None,
+    *,
+    is_held: bool = False,
   ) -> jax.Array:
     """Attends.
 
     Args:
       x_BTD: float[B, T, D], where queries come from.
       keys_BSNH, values_BSNH: float[B, S, N, H], from `keys_values`.
-      mask_BTS: bool[B or 1, T or 1, S], True where a query may look.
+      mask_BTS: bool[B or 1, T or 1, S], True where a query may look; None:
+        everywhere.
       bias_NTS: float32[N, T, S], added to the scores.
+      key: for dropout; None for none.
+      is_held: keys and values are as `held` gives them.
 
     Returns:
       float[B, T, D].
     """
-    q_BTNH = self._split(self.query(x_BTD)) * self.scale
-    scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, keys_BSNH)
-    scores_BNTS = scores_BNTS.astype(jnp.float32)
-    if bias_NTS is not None:
-      scores_BNTS = scores_BNTS + bias_NTS[None]
-    scores_BNTS = jnp.where(mask_BTS[:, None], scores_BNTS, MASKED)
-    weights_BNTS = jax.nn.softmax(scores_BNTS, axis=-1).astype(x_BTD.dtype)
-    y_BTNH = jnp.einsum("BNTS,BSNH->BTNH", weights_BNTS, values_BSNH)
-    return self.out(y_BTNH.reshape(*x_BTD.shape[:2], -1))
+    query_key, out_key = layers.split(key, 2)
+    q_BTNH = self._split(self.query(x_BTD, query_key))
+    if self.query_norm is not None:
+      q_BTNH = self.query_norm(q_BTNH)
+    y_BTNH = attend(
+      q_BTNH * self.scale,
+      keys_BSNH,
+      values_BSNH,
+      mask_BTS,
+      bias_NTS,
+      is_held=is_held,
+    )
+    return self.out(y_BTNH.reshape(*x_BTD.shape[:2], -1), out_key)
 
   def _split(self, x_BTI: jax.Array) -> jax.Array:
     return x_BTI.reshape(*x_BTI.shape[:2], self.heads, self.head_width)
+
+
+def attend(
+  q_BTNH: jax.Array,
+  k_BSKH: jax.Array,
+  v_BSKH: jax.Array,
+  mask_BTS: jax.Array | None,
+  bias_NTS: jax.Array | None = None,
+  softcap: float | None = None,
+  *,
+  is_held: bool = False,
+) -> jax.Array:
+  """Scores, softmax and sum: what every attention here ends in.
+
+  Args:
+    q_BTNH: float[B, T, N, H], scaled already where the model scales.
+    k_BSKH, v_BSKH: float[B, S, K, H]; N a multiple of K, adjacent query heads
+      share one.
+    mask_BTS: bool[B or 1, T or 1, S], True where a query may look; None:
+      everywhere. A query that may look nowhere gives a mean of all values.
+    bias_NTS: float32[N, T, S], added to the scores.
+    softcap: scores become softcap * tanh(scores / softcap) before mask and
+      bias; None: they stay.
+    is_held: keys and values are as `held` gives them, [B, K, S, H].
+
+  Returns:
+    float[B, T, N, H]. The softmax is in float32.
+  """
+  batch, length, heads, head_width = q_BTNH.shape
+  groups = k_BSKH.shape[1 if is_held else 2]
+  if groups == heads:
+    scores = jnp.einsum(
+      "BTNH,BNSH->BNTS" if is_held else "BTNH,BSNH->BNTS",
+      q_BTNH,
+      k_BSKH,
+      preferred_element_type=jnp.float32,
+    )
+  else:
+    q_BTKGH = q_BTNH.reshape(batch, length, groups, -1, head_width)
+    scores = jnp.einsum(
+      "BTKGH,BKSH->BKGTS" if is_held else "BTKGH,BSKH->BKGTS",
+      q_BTKGH,
+      k_BSKH,
+      preferred_element_type=jnp.float32,
+    ).reshape(batch, heads, length, -1)
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
+  if bias_NTS is not None:
+    scores = scores + bias_NTS[None]
+  if mask_BTS is not None:
+    scores = jnp.where(mask_BTS[:, None], scores, MASKED)
+  weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
+  if groups == heads:
+    equation = "BNTS,BNSH->BTNH" if is_held else "BNTS,BSNH->BTNH"
+    return jnp.einsum(equation, weights, v_BSKH)
+  weights = weights.reshape(batch, groups, -1, length, weights.shape[-1])
+  equation = "BKGTS,BKSH->BTKGH" if is_held else "BKGTS,BSKH->BTKGH"
+  y_BTKGH = jnp.einsum(equation, weights, v_BSKH)
+  return y_BTKGH.reshape(q_BTNH.shape)
+
+
+def held(
+  keys_values: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+  """Keys and values float[B, S, K, H] as decoding holds them: [B, K, S, H].
+
+  So the product with one query reads them as they lie; in the other order they
+  are transposed in memory at every token.
+  """
+  keys, values = keys_values
+  return keys.swapaxes(1, 2), values.swapaxes(1, 2)
+
+
+def _head_norm(head_width: int, is_there: bool) -> layers.LayerNorm | None:
+  if not is_there:
+    return None
+  return layers.LayerNorm(head_width, use_bias=False, axis=None)
 
 
 def causal_mask(length: int) -> jax.Array:

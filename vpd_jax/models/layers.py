@@ -7,7 +7,10 @@ those names into mesh axes; a layer knows nothing of meshes.
 Letters beyond the common legend: I input width, O output width.
 """
 
-from collections.abc import Sequence
+import functools
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,24 @@ from flax import nnx
 # Below this many rows an embedding is looked up by a product with one-hot
 # vectors: on CPU the gradient of a gather is a slow scatter.
 ONE_HOT_ROWS = 2048
+
+# What an MLP may have between its products. "gelu" is the tanh form: SigLIP,
+# T5 v1.1 and their kin were trained with it; "gelu_erf" is BERT's and EVA's.
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = (
+  types.MappingProxyType(
+    {
+      "gelu": functools.partial(jax.nn.gelu, approximate=True),
+      "gelu_erf": functools.partial(jax.nn.gelu, approximate=False),
+      "relu": jax.nn.relu,
+      "silu": jax.nn.silu,
+    }
+  )
+)
+
+
+def split(key: jax.Array | None, parts: int) -> Sequence[Any]:
+  """A dropout key for each of so many parts; None, no dropout, for each."""
+  return (None,) * parts if key is None else jax.random.split(key, parts)
 
 
 def param(
@@ -56,11 +77,25 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-  """Layer normalisation with scale and bias, as in ViT."""
+  """Layer normalisation with scale and bias, as in ViT.
 
-  def __init__(self, width: int, *, eps: float = 1e-6):
-    self.scale = constant((width,), ("embed",), 1.0)
-    self.bias = constant((width,), ("embed",), 0.0)
+  Args:
+    width: of the last dimension.
+    eps: added to the variance.
+    use_bias: whether there is one.
+    axis: logical name of the last dimension.
+  """
+
+  def __init__(
+    self,
+    width: int,
+    *,
+    eps: float = 1e-6,
+    use_bias: bool = True,
+    axis: str | None = "embed",
+  ):
+    self.scale = constant((width,), (axis,), 1.0)
+    self.bias = constant((width,), (axis,), 0.0) if use_bias else None
     self.eps = eps
 
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -68,12 +103,17 @@ class LayerNorm(nnx.Module):
     x32 = x.astype(jnp.float32)
     x32 = x32 - jnp.mean(x32, -1, keepdims=True)
     inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + self.eps)
-    x = (x32 * inverse).astype(x.dtype)
-    return x * _row(self.scale, x) + _row(self.bias, x)
+    x = (x32 * inverse).astype(x.dtype) * _row(self.scale, x)
+    return x if self.bias is None else x + _row(self.bias, x)
 
 
 class Linear(nnx.Module):
-  """A projection of the last dimension; bias only where asked for."""
+  """A projection of the last dimension; bias only where asked for.
+
+  Attributes:
+    lora: a low-rank update that is added to what the kernel gives, or None;
+      `vpd_jax.models.lora` puts it there.
+  """
 
   def __init__(
     self,
@@ -88,11 +128,14 @@ class Linear(nnx.Module):
     kernel_std: float = width_in**-0.5 if std is None else std
     self.kernel = param(rngs.params(), (width_in, width_out), axes, kernel_std)
     self.bias = constant((width_out,), (axes[1],), 0.0) if use_bias else None
+    self.lora: Callable[..., jax.Array] | None = nnx.data(None)
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """float[..., I] -> float[..., O]."""
+  def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    """float[..., I] -> float[..., O]; `key` is for the update's dropout."""
     y = jnp.dot(x, self.kernel[...].astype(x.dtype))
-    return y if self.bias is None else y + _row(self.bias, y)
+    if self.bias is not None:
+      y = y + _row(self.bias, y)
+    return y if self.lora is None else y + self.lora(x, key)
 
 
 class Embedding(nnx.Module):
@@ -109,38 +152,63 @@ class Embedding(nnx.Module):
       return jax.nn.one_hot(tokens, self.rows, dtype=dtype) @ table
     return jnp.take(table, tokens, axis=0)
 
+  def scores(self, x: jax.Array) -> jax.Array:
+    """float[..., D] -> float[..., V]: products with each token's vector."""
+    return jnp.einsum("...D,VD->...V", x, self.table[...].astype(x.dtype))
+
 
 class GatedMLP(nnx.Module):
-  """gelu(x W_gate) * (x W_up), then W_down: the MLP of T5 v1.1.
+  """act(x W_gate) * (x W_up), then W_down: the MLP of T5 v1.1 and UL2.
 
   Source: Shazeer, GLU Variants Improve Transformer, arXiv:2002.05202.
   """
 
-  def __init__(self, width: int, mlp_width: int, *, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    width: int,
+    mlp_width: int,
+    *,
+    activation: str = "gelu",
+    rngs: nnx.Rngs,
+  ):
+    self.activation = activation
     into = ("embed", "mlp")
     self.gate = Linear(width, mlp_width, into, rngs=rngs)
     self.up = Linear(width, mlp_width, into, rngs=rngs)
     self.down = Linear(mlp_width, width, ("mlp", "embed"), rngs=rngs)
 
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """float[..., D] -> float[..., D]."""
-    return self.down(jax.nn.gelu(self.gate(x), approximate=True) * self.up(x))
+    gate_key, up_key, down_key = split(key, 3)
+    gate = ACTIVATIONS[self.activation](self.gate(x, gate_key))
+    return self.down(gate * self.up(x, up_key), down_key)
 
 
 class MLP(nnx.Module):
-  """gelu(x W_up + b) W_down + b: the MLP of ViT."""
+  """act(x W_up + b) W_down + b: the MLP of ViT; of T5 1.0 without biases."""
 
-  def __init__(self, width: int, mlp_width: int, *, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    width: int,
+    mlp_width: int,
+    *,
+    activation: str = "gelu",
+    use_bias: bool = True,
+    rngs: nnx.Rngs,
+  ):
+    self.activation = activation
     self.up = Linear(
-      width, mlp_width, ("embed", "mlp"), rngs=rngs, use_bias=True
+      width, mlp_width, ("embed", "mlp"), rngs=rngs, use_bias=use_bias
     )
     self.down = Linear(
-      mlp_width, width, ("mlp", "embed"), rngs=rngs, use_bias=True
+      mlp_width, width, ("mlp", "embed"), rngs=rngs, use_bias=use_bias
     )
 
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """float[..., D] -> float[..., D]."""
-    return self.down(jax.nn.gelu(self.up(x), approximate=True))
+    up_key, down_key = split(key, 2)
+    h = ACTIVATIONS[self.activation](self.up(x, up_key))
+    return self.down(h, down_key)
 
 
 def _row(parameter: nnx.Param, x: jax.Array) -> jax.Array:

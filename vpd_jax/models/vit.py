@@ -1,12 +1,13 @@
 """The image encoder: pixels to un-pooled tokens. Shared by the families."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vpd_jax.models import attention, layers
+from vpd_jax.models import attention, layers, stack
 
 # As large as what a patch holds. At SigLIP's width**-0.5 the world's base took
 # a third more steps until it could say where things are.
@@ -25,6 +26,8 @@ class ViT(nnx.Module):
     image_size: side of the square input in pixels.
     stem: (patch side, width) of each step; the last width is the tower's.
     depth, heads, mlp_width: of the transformer.
+    has_parallel_blocks: ViT-22B's blocks instead of the usual.
+    is_scanned, remat: how blocks are run; see `stack.run`.
 
   Source: Dosovitskiy et al., arXiv:2010.11929; Xiao et al., Early
   Convolutions Help Transformers See Better, arXiv:2106.14881.
@@ -38,6 +41,9 @@ class ViT(nnx.Module):
     depth: int,
     heads: int,
     mlp_width: int,
+    has_parallel_blocks: bool = False,
+    is_scanned: bool = True,
+    remat: str = "none",
     rngs: nnx.Rngs,
   ):
     patch_size = 1
@@ -65,23 +71,45 @@ class ViT(nnx.Module):
     self.positions = layers.param(
       rngs.params(), (self.grid**2, width), (None, "embed"), POSITION_STD
     )
-    self.blocks = nnx.List(
-      [Block(width, heads, mlp_width, rngs=rngs) for _ in range(depth)]
+    make_block = ParallelBlock if has_parallel_blocks else Block
+    self.blocks = stack.make(
+      lambda rngs: make_block(width, heads, mlp_width, rngs=rngs), depth, rngs
     )
-    self.norm = layers.LayerNorm(width)
+    self.norm = layers.LayerNorm(width, use_bias=not has_parallel_blocks)
+    self.is_scanned, self.remat = is_scanned, remat
 
-  def __call__(self, image: jax.Array, dtype=jnp.float32) -> jax.Array:
+  def __call__(
+    self,
+    image: jax.Array,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    key: jax.Array | None = None,
+  ) -> jax.Array:
     """uint8[B, height, width, 3] -> float[B, P, D], P in reading order."""
-    x = image.astype(dtype) / 127.5 - 1.0
+    x = jnp.asarray(image, dtype) / 127.5 - 1.0
     for index, (side, projection) in enumerate(
       zip(self.sides, self.stem, strict=True)
     ):
       x = projection(patches(x if index == 0 else jax.nn.gelu(x), side))
     x_BPD = x.reshape(x.shape[0], self.grid**2, -1)
     x_BPD = x_BPD + self.positions[...].astype(dtype)[None]
-    for block in self.blocks:
-      x_BPD = block(x_BPD)
-    return self.norm(x_BPD)
+    return self.norm(run_blocks(self, x_BPD, None, key))
+
+
+def run_blocks(
+  tower: Any,
+  x_BPD: jax.Array,
+  mask_B1P: jax.Array | None,
+  key: jax.Array | None,
+) -> jax.Array:
+  """float[B, P, D] through the blocks of a tower, as its options say."""
+
+  def body(block, carry, _):
+    x_BPD, key = carry
+    key, block_key = layers.split(key, 2)
+    return (block(x_BPD, mask_B1P, block_key), key), None
+
+  options = {"is_scanned": tower.is_scanned, "remat": tower.remat}
+  return stack.run(tower.blocks, body, (x_BPD, key), **options)[0][0]
 
 
 class Block(nnx.Module):
@@ -95,14 +123,55 @@ class Block(nnx.Module):
     self.norm_mlp = layers.LayerNorm(width)
     self.mlp = layers.MLP(width, mlp_width, rngs=rngs)
 
-  def __call__(self, x_BPD: jax.Array) -> jax.Array:
-    """float[B, P, D] -> float[B, P, D]."""
+  def __call__(
+    self,
+    x_BPD: jax.Array,
+    mask_B1P: jax.Array | None = None,
+    key: jax.Array | None = None,
+  ) -> jax.Array:
+    """float[B, P, D], bool[B, 1, P] (None: all are real) -> float[B, P, D]."""
+    kv_key, attention_key, mlp_key = layers.split(key, 3)
     h_BPD = self.norm_attention(x_BPD)
-    everywhere = jnp.ones((1, 1, x_BPD.shape[1]), bool)
+    keys_values = self.attention.keys_values(h_BPD, kv_key)
     x_BPD = x_BPD + self.attention(
-      h_BPD, *self.attention.keys_values(h_BPD), everywhere
+      h_BPD, *keys_values, mask_B1P, key=attention_key
     )
-    return x_BPD + self.mlp(self.norm_mlp(x_BPD))
+    return x_BPD + self.mlp(self.norm_mlp(x_BPD), mlp_key)
+
+
+class ParallelBlock(nnx.Module):
+  """Self-attention and an MLP side by side behind one norm, as in ViT-22B.
+
+  Queries and keys are normed; norms and the three projections in have no
+  bias. Source: Dehghani et al., arXiv:2302.05442, section 2.
+  """
+
+  def __init__(self, width: int, heads: int, mlp_width: int, *, rngs):
+    self.norm = layers.LayerNorm(width, use_bias=False)
+    self.attention = attention.Attention(
+      width,
+      heads,
+      width // heads,
+      rngs=rngs,
+      use_bias=False,
+      use_out_bias=True,
+      is_scaled=True,
+      has_qk_norm=True,
+    )
+    self.mlp = layers.MLP(width, mlp_width, rngs=rngs)
+
+  def __call__(
+    self,
+    x_BPD: jax.Array,
+    mask_B1P: jax.Array | None = None,
+    key: jax.Array | None = None,
+  ) -> jax.Array:
+    """As `Block`."""
+    kv_key, attention_key, mlp_key = layers.split(key, 3)
+    h_BPD = self.norm(x_BPD)
+    keys_values = self.attention.keys_values(h_BPD, kv_key)
+    attended = self.attention(h_BPD, *keys_values, mask_B1P, key=attention_key)
+    return x_BPD + attended + self.mlp(h_BPD, mlp_key)
 
 
 def patches(x: jax.Array, side: int) -> jax.Array:

@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vpd_jax import step
+from vpd_jax import step, trees
 from vpd_jax.sharding import rules as rules_lib
 
 
@@ -54,6 +54,7 @@ def abstract_state(
   shardings: Any,
   tx: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
+  frozen: Any = None,
 ) -> step.TrainState:
   """Shapes and shardings of a whole state.
 
@@ -61,27 +62,36 @@ def abstract_state(
   parameter does; the rest is whole everywhere.
 
   Args:
-    params: arrays, or their shapes; nested dicts.
-    shardings: of the parameters, from `param_shardings`.
+    params: those that train: arrays, or their shapes; nested dicts.
+    shardings: of all parameters, from `param_shardings`.
     tx: the optimizer.
     mesh: that all lies on.
+    frozen: the other parameters; None: there are none.
 
   Returns:
     A TrainState of jax.ShapeDtypeStruct with shardings.
   """
   whole = NamedSharding(mesh, PartitionSpec())
-  state = jax.eval_shape(functools.partial(step.init_state, tx=tx), params)
+  init = functools.partial(step.init_state, tx=tx)
+  state = jax.eval_shape(init, params, frozen=frozen or {})
+  named = trees.flatten_with_names(shardings)
+  trained = trees.unflatten_like(state.params, named)
   opt_shardings = optax.tree_map_params(
     tx,
     lambda _, sharding: sharding,
     state.opt_state,
-    shardings,
+    trained,
     transform_non_params=lambda _: whole,
   )
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     state,
-    state._replace(step=whole, params=shardings, opt_state=opt_shardings),
+    state._replace(
+      step=whole,
+      params=trained,
+      opt_state=opt_shardings,
+      frozen=trees.unflatten_like(state.frozen, named),
+    ),
   )
 
 

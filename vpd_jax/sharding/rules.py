@@ -11,6 +11,7 @@ RULES: dict[str, dict[str, str | tuple[str, ...] | None]] = {
     "mlp": None,
     "heads": None,
     "vocab": None,
+    "layers": None,
   },
   # Parameters cut along their width; gathered where they are used.
   "fsdp": {
@@ -19,6 +20,7 @@ RULES: dict[str, dict[str, str | tuple[str, ...] | None]] = {
     "mlp": None,
     "heads": None,
     "vocab": None,
+    "layers": None,
   },
   # As fsdp, and MLPs, heads and vocabulary cut across the tensor axis.
   "fsdp_tensor": {
@@ -27,6 +29,7 @@ RULES: dict[str, dict[str, str | tuple[str, ...] | None]] = {
     "mlp": "tensor",
     "heads": "tensor",
     "vocab": "tensor",
+    "layers": None,
   },
 }
 

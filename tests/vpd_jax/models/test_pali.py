@@ -54,13 +54,12 @@ def test_image_and_prompt_are_both_read(model, inputs):
 def test_cached_decoding_is_the_full_forward(model, inputs):
   image, prompt, target = inputs
   logits_BTV = model(image, prompt, target)
-  encoded, mask = model.encode(model.encode_image(image), prompt)
-  cross = model.decoder.cross_keys_values(encoded)
+  context = model.context(*model.encode(model.encode_image(image), prompt))
   cache = model.init_cache(len(target), target.shape[1])
   token = jnp.zeros((len(target),), jnp.int32)
   for position in range(target.shape[1]):
     logits_BV, cache = model.decode_next(
-      token, jnp.asarray(position), cross, mask, cache
+      token, jnp.asarray(position), context, cache
     )
     np.testing.assert_allclose(logits_BV, logits_BTV[:, position], atol=1e-5)
     token = target[:, position]

@@ -109,8 +109,8 @@ def test_sharded_is_unsharded(strategy, sizes):
 
 def test_fsdp_leaves_a_share_of_each_parameter_on_a_device():
   _, state = _one_step("fsdp", {"fsdp": 8})
-  kernel = state.params["encoder"]["blocks"][0]["mlp"]["up"]["kernel"]
-  assert kernel.addressable_shards[0].data.shape == (2, 32)
+  kernel = state.params["encoder"]["blocks"]["mlp"]["up"]["kernel"]
+  assert kernel.addressable_shards[0].data.shape == (1, 2, 32)
 
 
 def test_optimizer_state_lies_as_its_parameter():

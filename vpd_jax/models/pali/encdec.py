@@ -1,10 +1,27 @@
-"""T5-style encoder and decoder stacks (v1.1: gated MLP, RMS norm, no bias)."""
+"""T5-style encoder and decoder stacks: RMS norm, no bias, any T5's MLP.
+
+One table of relative position biases per stack, shared by all of its blocks;
+cross-attention has none. Source: Raffel et al., arXiv:1910.10683.
+"""
+
+import types
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vpd_jax.models import attention, layers
+from vpd_jax.models import attention, layers, stack
+
+# The MLP of each member of the family: (is it gated, its activation).
+MLPS: Mapping[str, tuple[bool, str]] = types.MappingProxyType(
+  {
+    "relu": (False, "relu"),  # T5 1.0
+    "gated_gelu": (True, "gelu"),  # T5 v1.1, Flan-T5, mT5
+    "gated_silu": (True, "silu"),  # UL2
+  }
+)
 
 
 class Encoder(nnx.Module):
@@ -18,48 +35,81 @@ class Encoder(nnx.Module):
     head_width: int,
     mlp_width: int,
     *,
+    mlp: str,
     is_scaled: bool,
+    is_scanned: bool,
+    remat: str,
     rngs: nnx.Rngs,
   ):
+    block = (width, heads, head_width, mlp_width, mlp, is_scaled)
     self.bias = attention.RelativeBias(heads, is_causal=False, rngs=rngs)
-    self.blocks = nnx.List(
-      [
-        EncoderBlock(width, heads, head_width, mlp_width, is_scaled, rngs=rngs)
-        for _ in range(depth)
-      ]
+    self.blocks = stack.make(
+      lambda rngs: EncoderBlock(*block, rngs=rngs), depth, rngs
     )
     self.norm = layers.RMSNorm(width)
+    self.is_scanned, self.remat = is_scanned, remat
 
-  def __call__(self, x_BSD: jax.Array, mask_BS: jax.Array) -> jax.Array:
+  def __call__(
+    self, x_BSD: jax.Array, mask_BS: jax.Array, key: jax.Array | None = None
+  ) -> jax.Array:
     """float[B, S, D], bool[B, S] (True: a real token) -> float[B, S, D]."""
     positions = jnp.arange(x_BSD.shape[1])
     bias_NSS = self.bias(positions, positions)
-    for block in self.blocks:
-      x_BSD = block(x_BSD, mask_BS[:, None, :], bias_NSS)
+
+    def body(block, carry, _):
+      x_BSD, key = carry
+      key, block_key = layers.split(key, 2)
+      x_BSD = block(x_BSD, mask_BS[:, None, :], bias_NSS, block_key)
+      return (x_BSD, key), None
+
+    options = {"is_scanned": self.is_scanned, "remat": self.remat}
+    (x_BSD, _), _ = stack.run(self.blocks, body, (x_BSD, key), **options)
     return self.norm(x_BSD)
 
 
 class EncoderBlock(nnx.Module):
-  """Self-attention, then a gated MLP, each behind an RMS norm."""
+  """Self-attention, then an MLP, each behind an RMS norm."""
 
   def __init__(
-    self, width, heads, head_width, mlp_width, is_scaled, *, rngs: nnx.Rngs
+    self, width, heads, head_width, mlp_width, mlp, is_scaled, *, rngs
   ):
     self.norm_attention = layers.RMSNorm(width)
     self.attention = _attention(width, heads, head_width, is_scaled, rngs)
     self.norm_mlp = layers.RMSNorm(width)
-    self.mlp = layers.GatedMLP(width, mlp_width, rngs=rngs)
+    self.mlp = _mlp(width, mlp_width, mlp, rngs)
 
-  def __call__(self, x_BSD, mask_B1S, bias_NSS) -> jax.Array:
+  def __call__(self, x_BSD, mask_B1S, bias_NSS, key) -> jax.Array:
     """float[B, S, D] -> float[B, S, D]."""
+    kv_key, attention_key, mlp_key = layers.split(key, 3)
     h_BSD = self.norm_attention(x_BSD)
-    keys, values = self.attention.keys_values(h_BSD)
-    x_BSD = x_BSD + self.attention(h_BSD, keys, values, mask_B1S, bias_NSS)
-    return x_BSD + self.mlp(self.norm_mlp(x_BSD))
+    keys_values = self.attention.keys_values(h_BSD, kv_key)
+    x_BSD = x_BSD + self.attention(
+      h_BSD, *keys_values, mask_B1S, bias_NSS, attention_key
+    )
+    return x_BSD + self.mlp(self.norm_mlp(x_BSD), mlp_key)
+
+
+class Context(NamedTuple):
+  """What decoding holds of an example: cross-attention's keys and values.
+
+  Attributes:
+    keys, values: float[layers, B, N, S, H], see `attention.held`.
+    mask_BS: bool[B, S], True where the encoder had a real token.
+  """
+
+  keys: jax.Array
+  values: jax.Array
+  mask_BS: jax.Array
 
 
 class Decoder(nnx.Module):
-  """Causal stack that looks back at itself and across at the encoder."""
+  """Causal stack that looks back at itself and across at the encoder.
+
+  Rows may be a multiple of the encoded examples: M adjacent rows (beams,
+  samples, options) share the keys and values of one, which are never repeated.
+
+  Letters beyond the common legend: R rows, R = M B.
+  """
 
   def __init__(
     self,
@@ -69,95 +119,170 @@ class Decoder(nnx.Module):
     head_width: int,
     mlp_width: int,
     *,
+    mlp: str,
     is_scaled: bool,
+    is_scanned: bool,
+    remat: str,
     rngs: nnx.Rngs,
   ):
+    block = (width, heads, head_width, mlp_width, mlp, is_scaled)
     self.bias = attention.RelativeBias(heads, is_causal=True, rngs=rngs)
-    self.blocks = nnx.List(
-      [
-        DecoderBlock(width, heads, head_width, mlp_width, is_scaled, rngs=rngs)
-        for _ in range(depth)
-      ]
+    self.blocks = stack.make(
+      lambda rngs: DecoderBlock(*block, rngs=rngs), depth, rngs
     )
     self.norm = layers.RMSNorm(width)
-
-  def cross_keys_values(self, encoded_BSD: jax.Array) -> list:
-    """Per block: keys and values of the encoded sequence, [B, S, N, H]."""
-    return [block.cross.keys_values(encoded_BSD) for block in self.blocks]
+    self.depth, self.heads, self.head_width = depth, heads, head_width
+    self.is_scanned, self.remat = is_scanned, remat
 
   def __call__(
     self,
-    x_BTD: jax.Array,
-    cross: list,
-    cross_mask_BS: jax.Array,
-    cache: list | None = None,
-    position: jax.Array | int = 0,
-  ) -> tuple[jax.Array, list | None]:
-    """Runs the stack over a whole target, or over its next token.
+    x_RTD: jax.Array,
+    encoded_BSD: jax.Array,
+    mask_BS: jax.Array,
+    key: jax.Array | None = None,
+  ) -> jax.Array:
+    """Runs the stack over whole targets.
 
     Args:
-      x_BTD: float[B, T, D]; with a cache, T is 1.
-      cross: from `cross_keys_values`.
-      cross_mask_BS: bool[B, S], True where the encoder had a real token.
-      cache: per block, keys and values float[B, L, N, H] of the L positions
-        that decoding may reach; None to see only `x_BTD` itself.
-      position: int32[], of the token in x_BTD; used with a cache.
+      x_RTD: float[R, T, D], embedded inputs.
+      encoded_BSD, mask_BS: from the encoder; bool, True at a real token.
+      key: for dropout; None for none.
 
     Returns:
-      (float[B, T, D], the cache with this position written, or None).
+      float[R, T, D].
     """
-    if cache is None:
-      positions = key_positions = jnp.arange(x_BTD.shape[1])
-      mask_1TS = attention.causal_mask(x_BTD.shape[1])
-    else:
-      positions = jnp.full((1,), position, jnp.int32)
-      key_positions = jnp.arange(cache[0][0].shape[1])
-      mask_1TS = (key_positions <= position)[None, None, :]
-    bias_NTS = self.bias(positions, key_positions)
-    new_cache = []
-    for index, (block, keys_values) in enumerate(
-      zip(self.blocks, cross, strict=True)
-    ):
-      x_BTD, own = block(
-        x_BTD,
-        keys_values,
-        cross_mask_BS[:, None, :],
-        mask_1TS,
-        bias_NTS,
-        None if cache is None else cache[index],
-        position,
+    positions = jnp.arange(x_RTD.shape[1])
+    bias_NTT = self.bias(positions, positions)
+    mask_1TT = attention.causal_mask(x_RTD.shape[1])
+
+    def body(block, carry, _):
+      x_RTD, key = carry
+      key, kv_key, block_key = layers.split(key, 3)
+      cross = block.cross.keys_values(encoded_BSD, kv_key)
+      x_RTD = block.attend_self(x_RTD, mask_1TT, bias_NTT, block_key)
+      x_RTD = block.attend_across(x_RTD, *cross, mask_BS, block_key)
+      return (x_RTD, key), None
+
+    options = {"is_scanned": self.is_scanned, "remat": self.remat}
+    (x_RTD, _), _ = stack.run(self.blocks, body, (x_RTD, key), **options)
+    return self.norm(x_RTD)
+
+  def context(self, encoded_BSD: jax.Array, mask_BS: jax.Array) -> Context:
+    """Keys and values of an encoded sequence for every block, once."""
+
+    def body(block, _, __):
+      return None, attention.held(block.cross.keys_values(encoded_BSD))
+
+    keys, values = stack.run(
+      self.blocks, body, None, is_scanned=self.is_scanned
+    )[1]
+    return Context(keys, values, mask_BS)
+
+  def init_cache(
+    self, rows: int, length: int, dtype: jax.typing.DTypeLike
+  ) -> tuple[jax.Array, jax.Array]:
+    """Empty keys and values, float[layers, R, N, length, H] each."""
+    shape = (self.depth, rows, self.heads, length, self.head_width)
+    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+  def extend(
+    self,
+    x_R1D: jax.Array,
+    position: jax.Array,
+    context: Context,
+    cache: tuple[jax.Array, jax.Array],
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Runs the stack over one more token of each target.
+
+    Args:
+      x_R1D: float[R, 1, D], the token's embedding.
+      position: int32[], where it stands.
+      context: from `context`.
+      cache: from `init_cache` or the last call.
+
+    Returns:
+      (float[R, 1, D], the cache with this position written).
+    """
+    key_positions = jnp.arange(cache[0].shape[3])
+    mask_1TS = (key_positions <= position)[None, None, :]
+    bias_NTS = self.bias(jnp.full((1,), position, jnp.int32), key_positions)
+
+    def body(block, x_R1D, layer):
+      cross, own = layer
+      x_R1D, own = block.extend_self(x_R1D, mask_1TS, bias_NTS, own, position)
+      x_R1D = block.attend_across(
+        x_R1D, *cross, context.mask_BS, None, is_held=True
       )
-      new_cache.append(own)
-    return self.norm(x_BTD), None if cache is None else new_cache
+      return x_R1D, own
+
+    layers_ = ((context.keys, context.values), cache)
+    x_R1D, cache = stack.run(
+      self.blocks, body, x_R1D, layers_, is_scanned=self.is_scanned
+    )
+    return self.norm(x_R1D), cache
 
 
 class DecoderBlock(nnx.Module):
-  """Causal attention, cross-attention and a gated MLP."""
+  """Causal attention, cross-attention and an MLP."""
 
   def __init__(
-    self, width, heads, head_width, mlp_width, is_scaled, *, rngs: nnx.Rngs
+    self, width, heads, head_width, mlp_width, mlp, is_scaled, *, rngs
   ):
     self.norm_attention = layers.RMSNorm(width)
     self.attention = _attention(width, heads, head_width, is_scaled, rngs)
     self.norm_cross = layers.RMSNorm(width)
     self.cross = _attention(width, heads, head_width, is_scaled, rngs)
     self.norm_mlp = layers.RMSNorm(width)
-    self.mlp = layers.GatedMLP(width, mlp_width, rngs=rngs)
+    self.mlp = _mlp(width, mlp_width, mlp, rngs)
 
-  def __call__(
-    self, x_BTD, cross, cross_mask_B1S, mask_1TS, bias_NTS, cache, position
-  ):
-    """float[B, T, D] -> (float[B, T, D], own keys and values)."""
-    h_BTD = self.norm_attention(x_BTD)
-    keys, values = self.attention.keys_values(h_BTD)
-    if cache is not None:
-      start = (0, position, 0, 0)
-      keys = jax.lax.dynamic_update_slice(cache[0], keys, start)
-      values = jax.lax.dynamic_update_slice(cache[1], values, start)
-    x_BTD = x_BTD + self.attention(h_BTD, keys, values, mask_1TS, bias_NTS)
-    h_BTD = self.norm_cross(x_BTD)
-    x_BTD = x_BTD + self.cross(h_BTD, cross[0], cross[1], cross_mask_B1S)
-    return x_BTD + self.mlp(self.norm_mlp(x_BTD)), (keys, values)
+  def attend_self(self, x_RTD, mask_1TT, bias_NTT, key) -> jax.Array:
+    """float[R, T, D] -> float[R, T, D]: each position looks back."""
+    kv_key, attention_key = layers.split(_fold(key, 0), 2)
+    h_RTD = self.norm_attention(x_RTD)
+    keys_values = self.attention.keys_values(h_RTD, kv_key)
+    return x_RTD + self.attention(
+      h_RTD, *keys_values, mask_1TT, bias_NTT, attention_key
+    )
+
+  def extend_self(self, x_R1D, mask_1TS, bias_NTS, cache, position):
+    """As `attend_self` for one position: (float[R, 1, D], grown cache)."""
+    h_R1D = self.norm_attention(x_R1D)
+    keys, values = (
+      jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=2)
+      for old, new in zip(
+        cache,
+        attention.held(self.attention.keys_values(h_R1D)),
+        strict=True,
+      )
+    )
+    x_R1D = x_R1D + self.attention(
+      h_R1D, keys, values, mask_1TS, bias_NTS, is_held=True
+    )
+    return x_R1D, (keys, values)
+
+  def attend_across(
+    self, x_RTD, keys_BSNH, values_BSNH, mask_BS, key, *, is_held=False
+  ) -> jax.Array:
+    """float[R, T, D] -> float[R, T, D]: across, then through the MLP."""
+    attention_key, mlp_key = layers.split(_fold(key, 1), 2)
+    # Cross-attention does not tell rows of an example from positions.
+    h_BTD = self.norm_cross(x_RTD).reshape(
+      keys_BSNH.shape[0], -1, x_RTD.shape[-1]
+    )
+    y_BTD = self.cross(
+      h_BTD,
+      keys_BSNH,
+      values_BSNH,
+      mask_BS[:, None, :],
+      key=attention_key,
+      is_held=is_held,
+    )
+    x_RTD = x_RTD + y_BTD.reshape(x_RTD.shape)
+    return x_RTD + self.mlp(self.norm_mlp(x_RTD), mlp_key)
+
+
+def _fold(key: jax.Array | None, number: int) -> jax.Array | None:
+  return None if key is None else jax.random.fold_in(key, number)
 
 
 def _attention(
@@ -165,4 +290,17 @@ def _attention(
 ) -> attention.Attention:
   return attention.Attention(
     width, heads, head_width, rngs=rngs, use_bias=False, is_scaled=is_scaled
+  )
+
+
+def _mlp(
+  width: int, mlp_width: int, mlp: str, rngs: nnx.Rngs
+) -> layers.GatedMLP | layers.MLP:
+  if mlp not in MLPS:
+    raise ValueError(f"mlp={mlp!r} is not one of {sorted(MLPS)}.")
+  is_gated, activation = MLPS[mlp]
+  if is_gated:
+    return layers.GatedMLP(width, mlp_width, activation=activation, rngs=rngs)
+  return layers.MLP(
+    width, mlp_width, activation=activation, use_bias=False, rngs=rngs
   )
