@@ -23,6 +23,7 @@ CORE = [
   "orbax-checkpoint>=0.11.30",
   "pillow>=11",
   "protobuf>=5",
+  "safetensors>=0.6",
   "scipy>=1.14",
   "tensorboardx>=2.6",
 ]
@@ -32,6 +33,10 @@ TOOLS = [
   "pytesseract>=0.3.13",
   "scikit-image>=0.26",
 ]
+# Tokenizers of the open checkpoints.
+TEXT = ["sentencepiece>=0.2", "tokenizers>=0.20"]
+# The reference implementations that ours are compared with.
+PARITY = TEXT + ["peft>=0.17", "torch>=2.6", "transformers>=5.20"]
 DEV = ["pyright==1.1.414", "pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.5"]
 
 setuptools.setup(
@@ -55,8 +60,10 @@ setuptools.setup(
   },
   install_requires=CORE,
   extras_require={
-    "dev": DEV + TOOLS,
+    "dev": DEV + TEXT + TOOLS,
     "gpu": ["jax[cuda13]"],
+    "parity": PARITY,
+    "text": TEXT,
     "tools": TOOLS,
     "tpu": ["jax[tpu]"],
   },

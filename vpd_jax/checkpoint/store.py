@@ -192,6 +192,37 @@ def restore_params(
   return store.restore(step, {"params": abstract_params})[0]["params"]
 
 
+def save_frozen(directory: str | os.PathLike, frozen: Any) -> None:
+  """Writes what a run does not train, once: checkpoints do not repeat it.
+
+  Args:
+    directory: for nothing else; not made if nothing is frozen.
+    frozen: tree of arrays.
+
+  Raises:
+    OSError: if it cannot be written.
+  """
+  if jax.tree.leaves(frozen):
+    store = Store(directory, keep=1)
+    store.save(0, frozen, {}, {})
+    store.wait()
+
+
+def restore_frozen(directory: str | os.PathLike, abstract: Any) -> Any:
+  """Reads what `save_frozen` wrote; nothing if nothing is frozen.
+
+  Args:
+    directory: of it.
+    abstract: tree of ShapeDtypeStructs with shardings.
+
+  Raises:
+    FileNotFoundError, ValueError: as `Store.restore`.
+  """
+  if not jax.tree.leaves(abstract):
+    return abstract
+  return Store(directory, is_read_only=True).restore(0, abstract)[0]
+
+
 def save_params(
   path: str | os.PathLike, params: Any, dtype: str = "float16"
 ) -> None:
