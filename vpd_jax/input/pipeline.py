@@ -14,7 +14,7 @@ import numpy as np
 
 from vpd_jax.input import mixture, schema, tasks
 from vpd_jax.input.records import RecordSource, find_shards
-from vpd_jax.input.tokens import ByteTokenizer
+from vpd_jax.input.tokens import Tokenizer
 
 Batch = dict[str, np.ndarray]
 
@@ -25,7 +25,7 @@ class ExampleSource:
   def __init__(
     self,
     records: RecordSource,
-    tokenizer: ByteTokenizer,
+    tokenizer: Tokenizer,
     lengths: tasks.Lengths,
     *,
     cache: bool = False,
@@ -100,7 +100,9 @@ class ExampleSource:
     self._kept = kept
 
   def _fits(self, record: Mapping[str, Any]) -> bool:
-    options = {k: v for k, v in self._options.items() if k != "image_px"}
+    options = {
+      k: v for k, v in self._options.items() if not k.startswith("image_")
+    }
     try:
       tasks.tokenize(record, self._tokenizer, self._lengths, **options)
     except tasks.TooLongError:
@@ -162,7 +164,7 @@ class TrainBatches:
 
 def train_batches(
   data: Sequence[Mapping[str, Any]],
-  tokenizer: ByteTokenizer,
+  tokenizer: Tokenizer,
   lengths: tasks.Lengths,
   batch_size: int,
   *,
@@ -241,7 +243,7 @@ def train_batches(
 def eval_batches(
   data_dir: str,
   split: str,
-  tokenizer: ByteTokenizer,
+  tokenizer: Tokenizer,
   lengths: tasks.Lengths,
   batch_size: int,
   *,

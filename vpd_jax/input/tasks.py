@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vpd_jax.input import images
-from vpd_jax.input.tokens import ByteTokenizer
+from vpd_jax.input.tokens import Tokenizer
 
 LABEL_SUFFIX = "Answer with a single word or phrase."
 RATIONALE_SUFFIX = "Explain the rationale to answer the question."
@@ -42,12 +42,12 @@ def join_prompt(question: str, suffix: str) -> str:
 
 def to_arrays(
   record: Mapping[str, Any],
-  tokenizer: ByteTokenizer,
+  tokenizer: Tokenizer,
   lengths: Lengths,
   *,
   image_px: int,
-  label_suffix: str = LABEL_SUFFIX,
-  rationale_suffix: str = RATIONALE_SUFFIX,
+  image_kernel: str = "bicubic",
+  **options: Any,
 ) -> dict[str, np.ndarray]:
   """One row of a batch.
 
@@ -56,8 +56,9 @@ def to_arrays(
     tokenizer: for prompts and targets.
     lengths: S, T1 and T2 below.
     image_px: height and width of the image.
-    label_suffix: sentence that asks for the answer; empty: the question alone.
-    rationale_suffix: sentence that asks for the rationale.
+    image_kernel: it is resized with, one of `images.KERNELS`; the image
+      tower's own is in `preprocess.FAMILIES`.
+    **options: of `tokenize`.
 
   Returns:
     image uint8[image_px, image_px, 3]; label_prompt and rationale_prompt
@@ -70,34 +71,43 @@ def to_arrays(
     TooLongError: if a text does not fit; nothing is cut.
     ValueError: if the image cannot be decoded.
   """
-  arrays = tokenize(
-    record,
-    tokenizer,
-    lengths,
-    label_suffix=label_suffix,
-    rationale_suffix=rationale_suffix,
-  )
+  arrays = tokenize(record, tokenizer, lengths, **options)
   name = f"image {record['image_id']!r} of record {record['example_id']!r}"
-  arrays["image"] = images.decode(record["image"], image_px, name)
+  arrays["image"] = images.decode(record["image"], image_px, name, image_kernel)
   return arrays
 
 
 def tokenize(
   record: Mapping[str, Any],
-  tokenizer: ByteTokenizer,
+  tokenizer: Tokenizer,
   lengths: Lengths,
   *,
   label_suffix: str = LABEL_SUFFIX,
   rationale_suffix: str = RATIONALE_SUFFIX,
+  has_bos: bool = False,
+  prompt_end: str = "",
 ) -> dict[str, np.ndarray]:
-  """`to_arrays` without the image."""
+  r"""`to_arrays` without the image.
+
+  Args:
+    record, tokenizer, lengths: as there.
+    label_suffix: sentence that asks for the answer; empty: the question alone.
+    rationale_suffix: sentence that asks for the rationale.
+    has_bos: begin prompts with the tokenizer's begin token (PaliGemma).
+    prompt_end: text after each prompt, with tokens of its own (PaliGemma's
+      line break).
+  """
   tasks = (
     ("label", label_suffix, record["answer"], lengths.label),
     ("rationale", rationale_suffix, record["rationale"], lengths.rationale),
   )
+  start = [tokenizer.bos_id] if has_bos else []
+  end = tokenizer.encode(prompt_end)
+  pad = tokenizer.pad_id
   arrays = {}
   for task, suffix, target, target_length in tasks:
     prompt_ids = tokenizer.encode(join_prompt(record["question"], suffix))
+    prompt_ids = [*start, *prompt_ids, *end]
     target_ids = tokenizer.encode(target)
     if target_ids:
       target_ids.append(tokenizer.eos_id)
@@ -111,16 +121,17 @@ def tokenize(
           f" tokens, more than lengths.{option}={limit}. Raise that length, or"
           " set drop_long=True to leave such records out."
         )
-    arrays[f"{task}_prompt"] = _padded(prompt_ids, lengths.prompt, np.int32)
-    arrays[f"{task}_target"] = _padded(target_ids, target_length, np.int32)
+    arrays[f"{task}_prompt"] = _padded(
+      prompt_ids, lengths.prompt, np.int32, pad
+    )
+    arrays[f"{task}_target"] = _padded(target_ids, target_length, np.int32, pad)
     arrays[f"{task}_weights"] = _padded(
-      [1.0] * len(target_ids), target_length, np.float32
+      [1.0] * len(target_ids), target_length, np.float32, 0
     )
   return arrays
 
 
-def _padded(values, length: int, dtype) -> np.ndarray:
-  # Padding is 0: tokens.PAD_ID, and the weight of nothing.
-  out = np.zeros(length, dtype)
+def _padded(values, length: int, dtype, padding: int) -> np.ndarray:
+  out = np.full(length, padding, dtype)
   out[: len(values)] = values
   return out

@@ -46,3 +46,29 @@ def test_truncated_picture_is_named(encode_image, form):
 def test_no_picture_is_named():
   with pytest.raises(ValueError, match="image: cannot decode its 5 bytes"):
     images.decode(b"hello", 32)
+
+
+def test_kernel_is_the_one_asked_for(encode_image):
+  encoded = encode_image(0, 32)
+  whole = Image.open(io.BytesIO(encoded))
+  resampling = {"bilinear": 2, "bicubic": 3, "lanczos": 1}
+  assert resampling == {k: int(v) for k, v in images.KERNELS.items()}
+  for kernel, number in resampling.items():
+    expected = whole.resize((12, 12), Image.Resampling(number))
+    decoded = images.decode(encoded, 12, kernel=kernel)
+    np.testing.assert_array_equal(decoded, expected)
+  expected = whole.resize((12, 12), Image.Resampling.BICUBIC)
+  np.testing.assert_array_equal(images.decode(encoded, 12), expected)
+
+
+def test_resize_takes_height_first_and_keeps_what_fits(encode_image):
+  image = images.read(encode_image(0, 16))
+  assert images.resize(image, (4, 8), "bilinear").shape == (4, 8, 3)
+  assert images.resize(image, (16, 16), "bilinear") is image
+
+
+def test_unknown_kernel_lists_the_known():
+  image = np.zeros((4, 4, 3), np.uint8)
+  known = r"'area' is not one of \['bilinear', 'bicubic', 'lanczos'\]"
+  with pytest.raises(ValueError, match=known):
+    images.resize(image, (4, 4), "area")
