@@ -132,6 +132,7 @@ class Evaluator:
           image_px=self._parts.image_px,
           with_targets=False,
           **self._suffixes,
+          **self._parts.row_options,
         )
       )
     return self._batches
