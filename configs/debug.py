@@ -13,8 +13,8 @@ from vpd_jax import config_arg
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-  """The experiment; `arg` is like "steps=40,seed=1"."""
-  options = config_arg.parse(arg, seed=0, steps=20)
+  """The experiment; `arg` is like "steps=40,lora=true"."""
+  options = config_arg.parse(arg, seed=0, steps=20, lora=False)
   c = ml_collections.ConfigDict()
   c.arm = "debug"
   c.seed = options.seed
@@ -30,6 +30,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     vocab="world",
   )
   c.model = dict(name="pali", size="debug")
+  if options.lora:
+    patterns = ("(encoder|decoder)/blocks/",)
+    updates = dict(patterns=patterns, rank=2, alpha=2.0, dropout=0.1)
+    c.update(model=dict(lora=updates))
   c.loss = dict(name="fused", rationale_weight=1.0)
   c.optim = dict(lr=1e-2, warmup_steps=2)
   c.sharding = dict(strategy="data_parallel", mesh=dict(data=-1))

@@ -53,9 +53,13 @@ def _batch(config, parts, rows):
 
 
 def _compile(config, parts, state, batch):
-  del config
   return step.compile_train_step(
-    state, batch, graphdef=parts.graphdef, tx=parts.tx, loss=parts.loss
+    state,
+    batch,
+    graphdef=parts.graphdef,
+    tx=parts.tx,
+    loss=parts.loss,
+    seed=config.seed,
   )
 
 

@@ -7,16 +7,20 @@ keyword arguments: a misspelt key fails here, before a device is touched.
 
 import dataclasses
 import functools
+import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 
-from vpd_jax import config_check, lookup, optim, step
-from vpd_jax.checkpoint import store
+from vpd_jax import config_check, lookup, optim, step, trees
+from vpd_jax.checkpoint import model_folder, store
 from vpd_jax.input import mixture, pipeline, tasks, tokens
+from vpd_jax.models import lora
 from vpd_jax.sharding import mesh as mesh_lib
 from vpd_jax.sharding import place
 
@@ -42,6 +46,7 @@ INPUT_KEYS = (
   "data",
   "batch_size",
   "image_px",
+  "image_kernel",
   "lengths",
   "vocab",
   "cache",
@@ -49,7 +54,12 @@ INPUT_KEYS = (
   "num_threads",
   "label_suffix",
   "rationale_suffix",
+  "has_bos",
+  "prompt_end",
 )
+
+# Of these, what evaluation must do as training did.
+ROW_KEYS = ("image_kernel", "has_bos", "prompt_end")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,22 +68,26 @@ class Parts:
 
   Attributes:
     tokenizer, lengths, image_px: of the input.
+    row_options: of `tasks.to_arrays`, as the model's weights need them.
     make_model: constructs the model with its initial weights.
     graphdef: structure of the model, for `step.merge`.
-    loss: (model, batch) -> (loss, metrics).
+    loss: (model, batch, key) -> (loss, metrics).
     tx, schedule: optimizer, and step -> learning rate.
+    partition: parameters -> (those that train, the others).
     state: step.TrainState of ShapeDtypeStructs with shardings.
     batch_sharding: of every input, cut along the leading axis.
   """
 
-  tokenizer: tokens.ByteTokenizer
+  tokenizer: tokens.Tokenizer
   lengths: tasks.Lengths
   image_px: int
+  row_options: dict[str, Any]
   make_model: Callable[[], Any]
   graphdef: nnx.GraphDef
   loss: step.Loss
   tx: optax.GradientTransformation
   schedule: optax.Schedule
+  partition: Callable[[Any], tuple[Any, Any]]
   state: step.TrainState
   batch_sharding: jax.sharding.NamedSharding
 
@@ -96,13 +110,12 @@ def build(config: Any) -> Parts:
   abstract = nnx.eval_shape(make_model)
   graphdef, params = nnx.split(abstract, nnx.Param)
   shapes = nnx.to_pure_dict(params)
+  _check_tokens(tokenizer, abstract, shapes)
 
-  optim_section = dict(config.optim)
-  given = {"params", "total_steps"}
-  config_check.check_keywords(optim.make, optim_section, "optim", given)
-  tx, schedule = optim.make(
-    shapes, total_steps=config.total_steps, **optim_section
+  tx, schedule, partition = optim.make(
+    total_steps=config.total_steps, **_optim_options(config)
   )
+  trained, frozen = partition(shapes)
 
   mesh = mesh_lib.make(config.sharding.mesh)
   batch_sharding = place.batch_sharding(mesh, config.sharding.strategy)
@@ -112,12 +125,14 @@ def build(config: Any) -> Parts:
     tokenizer=tokenizer,
     lengths=tasks.Lengths(**config.input.lengths),
     image_px=config.input.image_px,
+    row_options={k: config.input[k] for k in ROW_KEYS if k in config.input},
     make_model=make_model,
     graphdef=graphdef,
     loss=_loss(config),
     tx=tx,
     schedule=schedule,
-    state=place.abstract_state(shapes, shardings, tx, mesh),
+    partition=partition,
+    state=place.abstract_state(trained, shardings, tx, mesh, frozen),
     batch_sharding=batch_sharding,
   )
 
@@ -143,8 +158,10 @@ def train_batches(config: Any, parts: Parts) -> pipeline.TrainBatches:
 def init_state(config: Any, parts: Parts) -> step.TrainState:
   """The state before the first step, on the mesh.
 
-  Parameters come from the file `config.init` where it is set, else from the
-  model's own initialisation with `config.seed`.
+  Parameters come from `config.init` where it is set, a file of `export` or a
+  folder of `convert`, else from the model's own initialisation with
+  `config.seed`. Low-rank updates are in no
+  such file: they start from their own initialisation.
 
   Raises:
     FileNotFoundError: if there is no such file.
@@ -152,19 +169,74 @@ def init_state(config: Any, parts: Parts) -> step.TrainState:
   """
   shardings = jax.tree.map(lambda x: x.sharding, parts.state)
 
-  def start(params):
-    return step.init_state(params, parts.tx)
-
-  if config.init:
-    params = store.load_params(config.init, parts.state.params)
-    params = jax.tree.map(jax.device_put, params, shardings.params)
-    return jax.jit(start, out_shardings=shardings)(params)
-
   def fresh():
     params = nnx.state(parts.make_model(), nnx.Param)
-    return start(nnx.to_pure_dict(params))
+    return nnx.to_pure_dict(params)
 
-  return jax.jit(fresh, out_shardings=shardings)()
+  if not config.init:
+
+    def start():
+      trained, frozen = parts.partition(fresh())
+      return step.init_state(trained, parts.tx, frozen)
+
+    return jax.jit(start, out_shardings=shardings)()
+
+  named = trees.flatten_with_names(parts.state.all_params)
+  updates = {n: x.sharding for n, x in named.items() if lora.is_update(n)}
+  expected = {n: x for n, x in named.items() if n not in updates}
+  arrays = _load(config.init, expected)
+
+  def fresh_updates():
+    made = trees.flatten_with_names(fresh())
+    return {name: made[name] for name in updates}
+
+  arrays |= jax.jit(fresh_updates, out_shardings=updates)()
+  params = trees.unflatten_like(parts.state.params, arrays)
+  return step.TrainState(
+    step=jax.device_put(np.zeros((), np.int32), shardings.step),
+    params=params,
+    # Compiled without the parameters, which would be copied otherwise.
+    opt_state=jax.jit(parts.tx.init, out_shardings=shardings.opt_state)(params),
+    frozen=trees.unflatten_like(parts.state.frozen, arrays),
+  )
+
+
+def _load(
+  init: str, expected: dict[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+  """Named arrays of a folder of ours, or of a single file, on the mesh."""
+  if model_folder.is_one(init):
+    return model_folder.load(init, expected)
+  if pathlib.Path(init).is_dir():
+    raise FileNotFoundError(
+      f"config.init={init} has no {model_folder.NAME}. Make a folder of ours of"
+      f" it: python -m vpd_jax.convert --from=hf:{init} --to=DIR"
+    )
+  loaded = store.load_params(init, expected)
+  return {
+    name: jax.device_put(loaded[name], x.sharding)
+    for name, x in expected.items()
+  }
+
+
+def restore_best(
+  parts: Parts, folder: str | os.PathLike, best_step: int
+) -> step.Params:
+  """All parameters of a run's best step, trained and frozen.
+
+  Args:
+    parts: what the run's config built.
+    folder: the run's workdir.
+    best_step: from its training.json.
+
+  Raises:
+    FileNotFoundError, ValueError: as `store.Store.restore`.
+  """
+  folder, state = pathlib.Path(folder), parts.state
+  return step.join(
+    store.restore_params(folder / "best", best_step, state.params),
+    store.restore_frozen(folder / "frozen", state.frozen),
+  )
 
 
 def evaluators(config: Any, parts: Parts) -> dict[str, Any]:
@@ -200,15 +272,64 @@ def _model_maker(config, vocab_size: int) -> Callable[[], Any]:
   name, size = options.pop("name"), options.pop("size")
   family = lookup.module("vpd_jax.models", name, "model")
   sizes = lookup.module("vpd_jax.models", name, "sizes")
-  options = sizes.get(size) | {"image_size": config.input.image_px} | options
-  options |= {"vocab_size": vocab_size, "seed": config.seed}
+  if model_folder.is_one(size):
+    own = _saved_options(size, name)
+  else:
+    own = sizes.get(size) | {"vocab_size": vocab_size}
+    own |= {"image_size": config.input.image_px}
+  options = own | options | {"seed": config.seed}
+  if options["image_size"] != config.input.image_px:
+    raise ValueError(
+      f"config.input.image_px={config.input.image_px}, but the model takes"
+      f" {options['image_size']}. Weights for another size are made with"
+      " python -m vpd_jax.convert --image_px."
+    )
+  updates = options.pop("lora", None)
   config_check.check_keywords(family.Model.__init__, options, "model", {"self"})
-  return functools.partial(family.Model, **options)
+  make_model = functools.partial(family.Model, **options)
+  if not updates:
+    return make_model
+  updates = lora.options(updates)
+  given = {"model", "seed"}
+  config_check.check_keywords(lora.add, updates, "model.lora", given)
+  return lambda: lora.add(make_model(), seed=config.seed, **updates)
+
+
+def _saved_options(folder: str, family: str) -> dict[str, Any]:
+  """Options of the model that a folder of `convert` holds."""
+  saved = model_folder.read(folder)
+  if saved.family != family:
+    raise ValueError(
+      f"config.model.size={folder} is a {saved.family}; config.model.name is"
+      f" {family!r}."
+    )
+  return dict(saved.options)
+
+
+def _check_tokens(tokenizer: tokens.Tokenizer, model: Any, shapes: Any) -> None:
+  """ValueError unless the tokenizer is one that the model can be used with."""
+  tokens.check_fits(tokenizer, shapes["embedding"]["table"].shape[0])
+  for name in ("pad_id", "eos_id"):
+    found, expected = getattr(tokenizer, name), getattr(model, name)
+    if found != expected:
+      raise ValueError(
+        f"config.input.vocab: {tokenizer!r} has {name}={found}, but the model"
+        f" computes with {expected}. Load the tokenizer of its weights."
+      )
+
+
+def _optim_options(config) -> dict[str, Any]:
+  """Of `optim.make`; where updates are added they alone train, if not said."""
+  options = dict(config.optim)
+  config_check.check_keywords(optim.make, options, "optim", {"total_steps"})
+  if config.model.get("lora") and not {"train", "freeze"} & set(options):
+    options["train"] = (lora.UPDATES,)
+  return options
 
 
 def _loss(config) -> step.Loss:
   options = dict(config.loss)
   loss = lookup.module("vpd_jax.losses", options.pop("name")).step_by_step
-  given = {"model", "batch"}
+  given = {"model", "batch", "key"}
   config_check.check_keywords(loss, options, "loss", given)
   return functools.partial(loss, **options)

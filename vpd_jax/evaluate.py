@@ -37,16 +37,13 @@ def evaluate(config, workdir: str) -> None:
   import pathlib
 
   from vpd_jax import build, host, run_record
-  from vpd_jax.checkpoint import store
   from vpd_jax.logs import progress
 
   parts = build.build(config)
   evaluators = build.evaluators(config, parts)
   folder = pathlib.Path(workdir)
   training = run_record.read_training(folder)
-  params = store.restore_params(
-    folder / "best", training["best_step"], parts.state.params
-  )
+  params = build.restore_best(parts, folder, training["best_step"])
   report = training | {"cores": host.usable_cores(), "splits": {}}
   bar = progress.Progress(f"evaluate {config.arm}", len(evaluators), 0)
   for number, (name, evaluator) in enumerate(evaluators.items(), start=1):

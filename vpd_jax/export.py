@@ -1,5 +1,7 @@
 r"""Writes a run's best parameters as one .npz, for `config.init` of another.
 
+Low-rank updates are merged into the weights they are for.
+
     python -m vpd_jax.export --config=configs/world_base.py \
         --workdir=runs/base/mixture --out=weights/world_base.npz
 
@@ -22,13 +24,18 @@ def main(_) -> None:
   """Runs the flags' config."""
   import pathlib
 
-  from vpd_jax import build, run_record
+  from flax import nnx
+
+  from vpd_jax import build, run_record, step
   from vpd_jax.checkpoint import store
+  from vpd_jax.models import lora
 
   parts = build.build(CONFIG.value)
   folder = pathlib.Path(WORKDIR.value)
   best_step = run_record.read_training(folder)["best_step"]
-  params = store.restore_params(folder / "best", best_step, parts.state.params)
+  params = build.restore_best(parts, folder, best_step)
+  model = lora.merge(step.merge(parts.graphdef, params))
+  params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
   out = pathlib.Path(OUT.value)
   out.parent.mkdir(parents=True, exist_ok=True)
   store.save_params(out, params)

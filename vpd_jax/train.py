@@ -9,7 +9,8 @@ as an unbroken run would have.
 WORKDIR afterwards:
   config.json       resolved config and package versions
   checkpoints/      last states with their input positions
-  best/             parameters of the best step by `config.select`
+  best/             trained parameters of the best step by `config.select`
+  frozen/           the other parameters, if there are any; written once
   metrics.jsonl     one line per logged step; tensorboard/ has the same
   training.json     when it has ended: steps, seconds, FLOPs, best step
 """
@@ -68,10 +69,15 @@ def train(config, workdir: str) -> None:
   latest = checkpoints.latest_step()
   if latest is None:
     state = build.init_state(config, parts)
+    store.save_frozen(folder / "frozen", state.frozen)
     meta = {"train_seconds": 0.0, "best_value": None, "best_step": 0}
     print(f"{config.arm}: starting at step 0.", flush=True)
   else:
-    state, input_state, meta = checkpoints.restore(latest, parts.state)
+    state, input_state, meta = checkpoints.restore(
+      latest, parts.state._replace(frozen={})
+    )
+    frozen = store.restore_frozen(folder / "frozen", parts.state.frozen)
+    state = state._replace(frozen=frozen)
     batches.set_state(input_state)
     print(f"{config.arm}: resuming at step {latest}.", flush=True)
 
@@ -84,7 +90,7 @@ def train(config, workdir: str) -> None:
     metrics = {}
     for name, evaluator in evaluators.items():
       if is_due(name, at_step):
-        found = evaluator.run(state.params)
+        found = evaluator.run(state.all_params)
         metrics |= {f"{name}/{key}": value for key, value in found.items()}
     value = metrics.get(config.select)
     if value is not None and (
@@ -108,6 +114,7 @@ def train(config, workdir: str) -> None:
         graphdef=parts.graphdef,
         tx=parts.tx,
         loss=parts.loss,
+        seed=config.seed,
       )
       # Some backends count none: 0 stands for unknown.
       cost = compiled.cost_analysis() or {}
@@ -144,7 +151,8 @@ def train(config, workdir: str) -> None:
     if is_saved:
       meta["train_seconds"] += clock.take_seconds()
       best.wait()  # The checkpoint names the best step: it must be there.
-      checkpoints.save(at_step, state, batches.get_state(), meta)
+      trained = state._replace(frozen={})
+      checkpoints.save(at_step, trained, batches.get_state(), meta)
     clock.resume()
   checkpoints.wait()
   run_record.write_training(

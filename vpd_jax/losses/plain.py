@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vpd_jax.models import layers
+
 
 def per_example_xent(
   logits_BTV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
@@ -73,35 +75,42 @@ def combine(
 
 
 def step_by_step(
-  model: Any, batch: Mapping[str, jax.Array], *, rationale_weight: float = 1.0
+  model: Any,
+  batch: Mapping[str, jax.Array],
+  key: jax.Array | None = None,
+  *,
+  rationale_weight: float = 1.0,
+  dtype: str = "float32",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The loss in two honest passes: one per target, image encoded in each.
 
   Args:
-    model: has `__call__(image, prompt, target) -> logits`.
+    model: has `encode_image`, `encode`, `decode` and `logits`.
     batch: image uint8[B, height, width, 3]; label_prompt, rationale_prompt
       int32[B, S]; label_target int32[B, T], label_weights float32[B, T]; the
       same for rationale_*, whose T may differ.
+    key: for dropout; None for none.
+    dtype: of the activations; weights, and the loss itself, stay float32.
     rationale_weight: w; 0 trains on labels only and skips the second pass.
 
   Returns:
     (loss float32[], metrics).
   """
-  label = per_example_xent(
-    model(batch["image"], batch["label_prompt"], batch["label_target"]),
-    batch["label_target"],
-    batch["label_weights"],
-  )
+  label_key, rationale_key = layers.split(key, 2)
+  label = _pass(model, batch, "label", dtype, label_key)
   rationale = None
   if rationale_weight:
-    rationale = per_example_xent(
-      model(
-        batch["image"], batch["rationale_prompt"], batch["rationale_target"]
-      ),
-      batch["rationale_target"],
-      batch["rationale_weights"],
-    )
+    rationale = _pass(model, batch, "rationale", dtype, rationale_key)
   return combine(label, rationale, rationale_weight)
+
+
+def _pass(model, batch, name, dtype, key) -> tuple[jax.Array, jax.Array]:
+  image_key, encode_key, decode_key = layers.split(key, 3)
+  target = batch[f"{name}_target"]
+  image_BPD = model.encode_image(batch["image"], jnp.dtype(dtype), image_key)
+  encoded = model.encode(image_BPD, batch[f"{name}_prompt"], encode_key)
+  logits_BTV = model.logits(model.decode(*encoded, target, decode_key))
+  return per_example_xent(logits_BTV, target, batch[f"{name}_weights"])
 
 
 def _mean(nats: jax.Array, examples: jax.Array) -> jax.Array:

@@ -65,6 +65,21 @@ def _value_and_grad(loss, batch, rationale_weight=1.0):
   return function(params, batch)
 
 
+@pytest.mark.parametrize("loss", [plain.step_by_step, fused.step_by_step])
+def test_bfloat16_activations(loss):
+  batch = tiny.on_device(tiny.batch())
+  graphdef, params = tiny.pali()
+
+  @functools.partial(jax.jit, static_argnames="dtype")
+  def of(params, dtype):
+    return loss(step.merge(graphdef, params), batch, dtype=dtype)[0]
+
+  full, half = of(params, "float32"), of(params, "bfloat16")
+  assert half.dtype == jnp.float32
+  # bfloat16 has 8 bits.
+  assert 0 < abs(full - half) / full < 1e-2
+
+
 @pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
 @pytest.mark.parametrize("has_rationales", [True, False])
 def test_fused_is_plain(weight, has_rationales):
