@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 
-.PHONY: help quickstart photos reproduce base test check clean
+.PHONY: help quickstart photos reproduce base test parity check clean
 
 help:
 	@echo "make quickstart  environment, data, base to students, report (15 min)"
@@ -11,6 +11,7 @@ help:
 	@echo "make reproduce   three seeds, all arms, the longer table (hours)"
 	@echo "make base        trains the shipped base model anew (20 min)"
 	@echo "make test        environment with test extras, all tests"
+	@echo "make parity      our models against transformers', with a table"
 	@echo "make check       lint, format, types"
 
 quickstart: $(VENV)/.core
@@ -28,6 +29,9 @@ base: $(VENV)/.core
 
 test: $(VENV)/.dev
 	$(PY) -m pytest -n 2
+
+parity: $(VENV)/.parity
+	$(PY) -m pytest tests/parity
 
 check: $(VENV)/.dev
 	$(PY) -m ruff check .
@@ -52,4 +56,8 @@ $(VENV)/.tools: $(VENV)/.venv setup.py
 
 $(VENV)/.dev: $(VENV)/.venv setup.py
 	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.parity: $(VENV)/.dev setup.py
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -e '.[parity]'
 	@touch $@
