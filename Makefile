@@ -28,10 +28,10 @@ base: $(VENV)/.core
 	$(PY) launch/make_base.py --workdir=runs/base --out=weights/world_base.npz
 
 test: $(VENV)/.dev
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist loadfile
 
 parity: $(VENV)/.parity
-	$(PY) -m pytest tests/parity
+	$(PY) -m pytest -n 2 --dist loadfile tests/parity
 
 check: $(VENV)/.dev
 	$(PY) -m ruff check .
