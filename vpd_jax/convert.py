@@ -60,7 +60,8 @@ def main(_) -> None:
   }
   if bool(parts) == bool(FROM.value):
     raise ValueError("give --from, or --image and --text.")
-  is_ours = FROM.value and exchange.kind(FROM.value)[0] == "ours"
+  where = FROM.value or ""
+  is_ours = bool(where) and exchange.kind(where)[0] == "ours"
   more = _options()
   if is_ours and (more or PROJECTION.value):
     raise ValueError(
@@ -76,15 +77,15 @@ def main(_) -> None:
     if IMAGE_PX.value is not None:
       raise ValueError("--image_px makes a folder of ours: --to=DIR.")
     report = exchange.export(
-      FROM.value, TO.value.removeprefix("hf:"), dtype, is_checked=CHECK.value
+      where, TO.value.removeprefix("hf:"), dtype, is_checked=CHECK.value
     )
   elif is_ours and IMAGE_PX.value is not None:
     if CHECK.value:
       raise ValueError("--check compares with transformers: --from=hf:DIR.")
-    report = exchange.resize(FROM.value, TO.value, dtype, IMAGE_PX.value)
+    report = exchange.resize(where, TO.value, dtype, IMAGE_PX.value)
   else:
     report = exchange.bring_in(
-      parts or {None: FROM.value},
+      parts or {None: where},
       TO.value,
       dtype,
       projection=PROJECTION.value,

@@ -144,6 +144,7 @@ def load(
     devices = collections.defaultdict(list)
     indices = sharding.addressable_devices_indices_map(array.shape)
     for device, index in indices.items():
+      assert index is not None  # A shape that is known is cut.
       devices[_bounds(index, array.shape)].append(device)
     shards = _read_shards(array, list(devices), np.dtype(target.dtype))
     placed = [

@@ -184,7 +184,9 @@ def _naflex(pair: _Pair):
     pair.torch.tensor(mask.astype(np.int32)),
     pair.torch.tensor(grids),
   ).last_hidden_state
-  found = jax.jit(pair.model.vit)(naflex.Patches(pixels, mask, grids))
+  found = jax.jit(pair.model.vit)(
+    naflex.Patches(*map(jax.numpy.asarray, (pixels, mask, grids)))
+  )
   return expected.numpy()[mask], np.asarray(found)[mask]
 
 

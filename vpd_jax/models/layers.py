@@ -36,7 +36,9 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = (
 
 def split(key: jax.Array | None, parts: int) -> Sequence[Any]:
   """A dropout key for each of so many parts; None, no dropout, for each."""
-  return (None,) * parts if key is None else jax.random.split(key, parts)
+  if key is None:
+    return (None,) * parts
+  return list(jax.random.split(key, parts))
 
 
 def param(

@@ -11,13 +11,15 @@ checkpoint does not depend on the choice.
 import dataclasses
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 B = TypeVar("B", bound=nnx.Module)
+# Attribute of a block whose arrays are those of many.
+STACKED = "is_stacked"
 Policy = Callable[..., Any]
 
 # What the backward pass finds ready: by name, from most memory to least. Only
@@ -80,7 +82,7 @@ def make(make_block: Callable[[nnx.Rngs], B], depth: int, rngs: nnx.Rngs) -> B:
     0
   ]
   blocks = nnx.merge(graphdef, arrays)
-  blocks.is_stacked = True
+  setattr(blocks, STACKED, True)
   for _, variable in nnx.iter_graph(blocks):
     if isinstance(variable, nnx.Param):
       variable.set_metadata(axes=("layers", *variable.get_metadata()["axes"]))
@@ -119,6 +121,7 @@ def run(
     outputs = []
     layers_ = _unstack(per_layer, len(blocks.blocks))
     for block, layer in zip(blocks.blocks, layers_, strict=True):
+      block = cast(B, block)
       carry, output = body(block, carry, layer)
       outputs.append(output)
     return carry, jax.tree.map(lambda *xs: Layers(xs), *outputs)
@@ -154,15 +157,15 @@ def unroll(model: B) -> B:
   """
   model = nnx.clone(model)
   for _, node in list(nnx.iter_graph(model)):
-    if not isinstance(node, nnx.Module) or getattr(node, "is_stacked", False):
+    if not isinstance(node, nnx.Module) or getattr(node, STACKED, False):
       continue
     for name, child in list(vars(node).items()):
-      if getattr(child, "is_stacked", False):
+      if getattr(child, STACKED, False):
         graphdef, arrays = nnx.split(child)
         depth = jax.tree.leaves(arrays)[0].shape[0]
         blocks = [nnx.merge(graphdef, x) for x in _unstack(arrays, depth)]
         for block in blocks:
-          block.is_stacked = False
+          setattr(block, STACKED, False)
         setattr(node, name, Unrolled(blocks))
   return model
 

@@ -300,13 +300,14 @@ class Block(nnx.Module):
         self.norm_mlp_query(q_BQD + self.mlp_query(q_BQD, query_key))
       )
     if x_BTD.shape[1] > queries:
+      assert self.mlp_text is not None and self.norm_mlp_text is not None
       t_BTD = x_BTD[:, queries:]
       parts.append(self.norm_mlp_text(t_BTD + self.mlp_text(t_BTD, text_key)))
     return jnp.concatenate(parts, axis=1), own
 
   def _look(self, q_RQD, image_BPD, key) -> jax.Array:
     """float[R, Q, D] -> float[R, Q, D]: queries look at the image."""
-    if self.cross is None:
+    if self.cross is None or self.norm_cross is None:
       return q_RQD
     kv_key, attention_key = layers.split(key, 2)
     keys_values = self.cross.keys_values(image_BPD, kv_key)

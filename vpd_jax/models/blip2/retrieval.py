@@ -20,6 +20,7 @@ lavis/models/blip2_models/blip2_qformer.py.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,9 @@ from vpd_jax.models.blip2 import qformer, vision
 
 PAD_ID = 0  # BERT's.
 TEMPERATURE = 0.07
+
+
+H = TypeVar("H", bound=nnx.Module)
 
 
 class Retrieval(nnx.Module):
@@ -158,8 +162,8 @@ class Retrieval(nnx.Module):
 
   def image_features(self, queries: qformer.Queries) -> jax.Array:
     """float32[B, Q, E] of length 1, from `see`."""
-    _check(self.image_projection, "contrast")
-    return _unit(self.image_projection(queries.hidden_BQD))
+    head = _head(self.image_projection, "contrast")
+    return _unit(head(queries.hidden_BQD))
 
   def text_features(
     self,
@@ -168,10 +172,10 @@ class Retrieval(nnx.Module):
     key: jax.Array | None = None,
   ) -> jax.Array:
     """int32[R, T] -> float32[R, E] of length 1, from the first token."""
-    _check(self.text_projection, "contrast")
+    head = _head(self.text_projection, "contrast")
     text_RTD = self.embedding(text_RT, dtype)
     x_RTD = self.qformer.read(text_RTD, text_RT != PAD_ID, key)
-    return _unit(self.text_projection(x_RTD[:, 0]))
+    return _unit(head(x_RTD[:, 0]))
 
   def match_logits(
     self,
@@ -189,10 +193,10 @@ class Retrieval(nnx.Module):
     Returns:
       float32[R, 2], of no and of yes: the mean over queries.
     """
-    _check(self.match_head, "match")
+    head = _head(self.match_head, "match")
     text_RTD = self.embedding(text_RT, image_BPD.dtype)
     x_RQD = self.qformer.match(image_BPD, text_RTD, text_RT != PAD_ID, key)
-    return jnp.mean(self.match_head(x_RQD).astype(jnp.float32), axis=1)
+    return jnp.mean(head(x_RQD).astype(jnp.float32), axis=1)
 
   def lm_logits(
     self,
@@ -211,13 +215,13 @@ class Retrieval(nnx.Module):
     Returns:
       float32[R, T, V].
     """
-    _check(self.lm_head, "lm")
+    head = _head(self.lm_head, "lm")
     inputs_RT = jnp.pad(
       target_RT[:, :-1], ((0, 0), (1, 0)), constant_values=self.start_id
     )
     text_RTD = self.embedding(inputs_RT, queries.hidden_BQD.dtype)
     x_RTD = self.qformer.write(queries, text_RTD, key)
-    return self.lm_head(x_RTD, self.embedding.words)
+    return head(x_RTD, self.embedding.words)
 
   def similarity(self, image_BQE: jax.Array, text_RE: jax.Array) -> jax.Array:
     """Cosine of each text with that query of each image that fits it best.
@@ -248,9 +252,10 @@ class LMHead(nnx.Module):
     return words.scores(x_RTD).astype(jnp.float32) + self.bias[...][None, None]
 
 
-def _check(head: nnx.Module | None, name: str) -> None:
+def _head(head: H | None, name: str) -> H:
   if head is None:
     raise ValueError(f"this model was made with has_{name}_head=False.")
+  return head
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -92,7 +92,7 @@ class Model(nnx.Module):
       remat=vit_remat,
       rngs=rngs,
     )
-    self.vit = (
+    self.vit: Any = (
       _naflex(image_size, stem, has_parallel_vit, tower)
       if has_naflex_vit
       else vit.ViT(

@@ -235,10 +235,11 @@ class Decoder(nnx.Module):
     def body(block, x_R1D, inputs):
       layer, shared, own = inputs
       q, *new = block.project(x_R1D, position_11, layer.frequencies)
-      own = tuple(
+      keys, values = (
         jax.lax.dynamic_update_slice_in_dim(x, y, position, axis=1)
         for x, y in zip(own, new, strict=True)
       )
+      own = keys, values
       y_R1NH = gemma.attend_merged(
         q,
         own,
