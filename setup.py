@@ -35,6 +35,8 @@ TOOLS = [
 ]
 # Tokenizers of the open checkpoints.
 TEXT = ["sentencepiece>=0.2", "tokenizers>=0.20"]
+# Frozen weights in 8 or 4 bits.
+QLORA = ["qwix>=0.1.8"]
 # The reference implementations that ours are compared with.
 PARITY = TEXT + ["peft>=0.17", "torch>=2.6", "transformers>=5.20"]
 DEV = ["pyright==1.1.414", "pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.5"]
@@ -60,9 +62,10 @@ setuptools.setup(
   },
   install_requires=CORE,
   extras_require={
-    "dev": DEV + TEXT + TOOLS,
+    "dev": DEV + QLORA + TEXT + TOOLS,
     "gpu": ["jax[cuda13]"],
     "parity": PARITY,
+    "qlora": QLORA,
     "text": TEXT,
     "tools": TOOLS,
     "tpu": ["jax[tpu]"],

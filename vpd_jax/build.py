@@ -20,7 +20,7 @@ from flax import nnx
 from vpd_jax import config_check, lookup, optim, step, trees
 from vpd_jax.checkpoint import model_folder, store
 from vpd_jax.input import mixture, pipeline, tasks, tokens
-from vpd_jax.models import lora
+from vpd_jax.models import lora, quantized
 from vpd_jax.sharding import mesh as mesh_lib
 from vpd_jax.sharding import place
 
@@ -71,6 +71,8 @@ class Parts:
     row_options: of `tasks.to_arrays`, as the model's weights need them.
     make_model: constructs the model with its initial weights.
     graphdef: structure of the model, for `step.merge`.
+    unquantized: name -> shape and sharding of each kernel that is quantized,
+      as a file of weights has it.
     loss: (model, batch, key) -> (loss, metrics).
     tx, schedule: optimizer, and step -> learning rate.
     partition: parameters -> (those that train, the others).
@@ -84,6 +86,7 @@ class Parts:
   row_options: dict[str, Any]
   make_model: Callable[[], Any]
   graphdef: nnx.GraphDef
+  unquantized: dict[str, jax.ShapeDtypeStruct]
   loss: step.Loss
   tx: optax.GradientTransformation
   schedule: optax.Schedule
@@ -108,19 +111,33 @@ def build(config: Any) -> Parts:
   tokenizer = tokens.load(config.input.vocab)
   make_model = _model_maker(config, tokenizer.vocab_size)
   abstract = nnx.eval_shape(make_model)
-  graphdef, params = nnx.split(abstract, nnx.Param)
-  shapes = nnx.to_pure_dict(params)
+  float_params = nnx.state(abstract, nnx.Param)
+  shapes = nnx.to_pure_dict(float_params)
   _check_tokens(tokenizer, abstract, shapes)
 
   tx, schedule, partition = optim.make(
     total_steps=config.total_steps, **_optim_options(config)
   )
   trained, frozen = partition(shapes)
+  graphdef, params = nnx.split(quantized.replace(abstract, frozen), nnx.Param)
 
   mesh = mesh_lib.make(config.sharding.mesh)
-  batch_sharding = place.batch_sharding(mesh, config.sharding.strategy)
+  strategy = config.sharding.strategy
+  batch_sharding = place.batch_sharding(mesh, strategy)
   place.check_batch_size(config.input.batch_size, batch_sharding)
-  shardings = place.param_shardings(params, mesh, config.sharding.strategy)
+  shardings = place.param_shardings(params, mesh, strategy)
+  state = place.abstract_state(trained, shardings, tx, mesh, frozen)
+  of_files = jax.tree.map(
+    lambda x, s: x.update(sharding=s),
+    shapes,
+    place.param_shardings(float_params, mesh, strategy),
+  )
+  names = trees.flatten_with_names(state.all_params)
+  unquantized = {
+    name: x
+    for name, x in trees.flatten_with_names(of_files).items()
+    if name not in names
+  }
   return Parts(
     tokenizer=tokenizer,
     lengths=tasks.Lengths(**config.input.lengths),
@@ -128,11 +145,12 @@ def build(config: Any) -> Parts:
     row_options={k: config.input[k] for k in ROW_KEYS if k in config.input},
     make_model=make_model,
     graphdef=graphdef,
+    unquantized=unquantized,
     loss=_loss(config),
     tx=tx,
     schedule=schedule,
     partition=partition,
-    state=place.abstract_state(trained, shardings, tx, mesh, frozen),
+    state=state,
     batch_sharding=batch_sharding,
   )
 
@@ -183,8 +201,23 @@ def init_state(config: Any, parts: Parts) -> step.TrainState:
 
   named = trees.flatten_with_names(parts.state.all_params)
   updates = {n: x.sharding for n, x in named.items() if lora.is_update(n)}
-  expected = {n: x for n, x in named.items() if n not in updates}
-  arrays = _load(config.init, expected)
+  expected = parts.unquantized | {
+    name: x
+    for name, x in named.items()
+    if name not in updates and name.rpartition("/")[0] not in parts.unquantized
+  }
+
+  def quantize(name, array):
+    """Each kernel alone is float32 on the mesh, until it is quantized."""
+    if name not in parts.unquantized:
+      return array
+    ends = {end: named[f"{name}/{end}"].sharding for end in quantized.ARRAYS}
+    made = functools.partial(
+      quantized.quantize, dtype=config.optim.frozen_dtype
+    )
+    return jax.jit(made, out_shardings=ends)(array)
+
+  arrays = trees.flatten_with_names(_load(config.init, expected, quantize))
 
   def fresh_updates():
     made = trees.flatten_with_names(fresh())
@@ -202,11 +235,13 @@ def init_state(config: Any, parts: Parts) -> step.TrainState:
 
 
 def _load(
-  init: str, expected: dict[str, jax.ShapeDtypeStruct]
-) -> dict[str, jax.Array]:
+  init: str,
+  expected: dict[str, jax.ShapeDtypeStruct],
+  then: Callable[[str, jax.Array], Any],
+) -> dict[str, Any]:
   """Named arrays of a folder of ours, or of a single file, on the mesh."""
   if model_folder.is_one(init):
-    return model_folder.load(init, expected)
+    return model_folder.load(init, expected, then=then)
   if pathlib.Path(init).is_dir():
     raise FileNotFoundError(
       f"config.init={init} has no {model_folder.NAME}. Make a folder of ours of"
@@ -214,7 +249,7 @@ def _load(
     )
   loaded = store.load_params(init, expected)
   return {
-    name: jax.device_put(loaded[name], x.sharding)
+    name: then(name, jax.device_put(loaded[name], x.sharding))
     for name, x in expected.items()
   }
 

@@ -1,6 +1,7 @@
 r"""Writes a run's best parameters as one .npz, for `config.init` of another.
 
-Low-rank updates are merged into the weights they are for.
+Low-rank updates are merged into the weights they are for; where these were
+quantized, into what that left of them.
 
     python -m vpd_jax.export --config=configs/world_base.py \
         --workdir=runs/base/mixture --out=weights/world_base.npz
@@ -28,13 +29,14 @@ def main(_) -> None:
 
   from vpd_jax import build, run_record, step
   from vpd_jax.checkpoint import store
-  from vpd_jax.models import lora
+  from vpd_jax.models import lora, quantized
 
   parts = build.build(CONFIG.value)
   folder = pathlib.Path(WORKDIR.value)
   best_step = run_record.read_training(folder)["best_step"]
   params = build.restore_best(parts, folder, best_step)
-  model = lora.merge(step.merge(parts.graphdef, params))
+  model = quantized.restore(step.merge(parts.graphdef, params))
+  lora.merge(model)
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
   out = pathlib.Path(OUT.value)
   out.parent.mkdir(parents=True, exist_ok=True)

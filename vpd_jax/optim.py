@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from vpd_jax import step, trees
+from vpd_jax.models import quantized
 
 # Arrays of these names are vectors, also where a stack's lie together.
 VECTORS = ("scale", "bias")
+FLOATS = ("float32", "bfloat16", "float16")
 
 
 class Optimizer(NamedTuple):
@@ -55,12 +57,14 @@ def make(
     train: regular expressions; a parameter trains if one matches its path
       from the start.
     freeze: the like; these do not train, whatever `train` says.
-    frozen_dtype: that frozen matrices are kept in.
+    frozen_dtype: that frozen matrices are kept in. "int8" or "nf4": kernels
+      of projections are, see `models.quantized`; the others stay float32.
 
   Raises:
-    ValueError: if the warm-up is longer than the run, or the dtype is no
-      float. `partition` raises one if a pattern matches no parameter or
-      nothing would train.
+    ValueError: if the warm-up is longer than the run, or the dtype is
+      unknown. `partition` raises one if a pattern matches no parameter,
+      nothing would train, or a kernel cannot be quantized.
+    ImportError: if the dtype needs qwix and it is not installed.
 
   Source: Hu et al., arXiv:2312.03052, appendix B.3 (betas, cosine, warm-up).
   """
@@ -69,11 +73,13 @@ def make(
       f"optim.warmup_steps={warmup_steps} must be below total_steps="
       f"{total_steps}."
     )
-  if frozen_dtype not in ("float32", "bfloat16", "float16"):
+  if frozen_dtype not in (*FLOATS, *quantized.DTYPES):
     raise ValueError(
-      f"optim.frozen_dtype={frozen_dtype!r} is none of 'float32', 'bfloat16',"
-      " 'float16'."
+      f"optim.frozen_dtype={frozen_dtype!r} is none of"
+      f" {[*FLOATS, *quantized.DTYPES]}."
     )
+  if frozen_dtype in quantized.DTYPES:
+    quantized.library()
   schedule = optax.warmup_cosine_decay_schedule(
     init_value=0.0 if warmup_steps else lr,
     peak_value=lr,
@@ -102,6 +108,8 @@ def make(
         " train."
       )
     trained, frozen = step.split(params, is_trained)
+    if frozen_dtype in quantized.DTYPES:
+      return trained, quantized.kernels(frozen, frozen_dtype)
     return trained, _cast(frozen, jnp.dtype(frozen_dtype))
 
   return Optimizer(optax.chain(*chain), schedule, partition)

@@ -99,7 +99,7 @@ def test_frozen_matrices_are_kept_in_the_dtype_that_is_asked_for():
     ({"train": ("haed/",)}, r"'haed/' matches no array.*blocks/"),
     ({"train": ("head",), "freeze": ("head",)}, "leave nothing to train"),
     ({"train": ()}, "leave nothing to train"),
-    ({"frozen_dtype": "int8"}, r"frozen_dtype='int8' is none of"),
+    ({"frozen_dtype": "int4"}, r"frozen_dtype='int4' is none of"),
   ],
 )
 def test_what_a_user_gets_wrong_is_named(options, message):

@@ -9,7 +9,7 @@ Nothing is read until it is asked for, and then in pieces:
 """
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -118,8 +118,10 @@ def check_finite(arrays: Iterable[Array], what: Any) -> None:
 
 
 def load(
-  arrays: Mapping[str, Array], expected: Mapping[str, Any]
-) -> dict[str, jax.Array]:
+  arrays: Mapping[str, Array],
+  expected: Mapping[str, Any],
+  then: Callable[[str, jax.Array], Any] | None = None,
+) -> dict[str, Any]:
   """Reads arrays straight into their shardings.
 
   The host holds the shards of one array at a time, each once however many of
@@ -130,6 +132,7 @@ def load(
     expected: our name -> jax.ShapeDtypeStruct with a sharding, or an array;
       dtype and sharding are the target's. Where it has no sharding the array
       goes to the default device.
+    then: (our name, the array) -> what is kept of it, before the next is read.
 
   Raises:
     ValueError: if a value is NaN or infinite.
@@ -156,11 +159,12 @@ def load(
       for first, having in zip(list(placed), devices.values(), strict=True)
       for device in having[1:]
     ]
-    out[name] = jax.make_array_from_single_device_arrays(
+    made = jax.make_array_from_single_device_arrays(
       array.shape, sharding, placed
     )
+    del placed
     # Or the next array would be read while this one is still being sent.
-    out[name].block_until_ready()
+    out[name] = jax.block_until_ready(then(name, made) if then else made)
   return out
 
 

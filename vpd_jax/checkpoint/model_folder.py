@@ -11,7 +11,7 @@ was when it was saved: scanned or unrolled, on one device or on many.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,7 @@ def load(
   axes: Mapping[str, tuple[str | None, ...]] | None = None,
   *,
   is_checked_first: bool = True,
+  then: Callable[[str, Any], Any] | None = None,
 ) -> Any:
   """Reads a folder's arrays straight into their shardings.
 
@@ -122,6 +123,7 @@ def load(
     axes: our name -> logical axes, from `axes_of`, for messages.
     is_checked_first: read all values once, before anything is put on a
       device, to see that they are finite; else that is seen while loading.
+    then: (our name, array) -> what is kept of it, see `convert.load`.
 
   Returns:
     A tree like `abstract_params` of jax.Arrays of its dtypes and shardings.
@@ -137,7 +139,8 @@ def load(
   found = convert.ours(saved.arrays, table, expected, directory, axes)
   if is_checked_first:
     convert.check_finite(found.values(), directory)
-  return trees.unflatten_like(abstract_params, convert.load(found, expected))
+  arrays = convert.load(found, expected, then)
+  return trees.unflatten_like(abstract_params, arrays)
 
 
 def axes_of(params: nnx.State) -> dict[str, tuple[str | None, ...]]:

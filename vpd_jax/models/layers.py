@@ -113,6 +113,8 @@ class Linear(nnx.Module):
   """A projection of the last dimension; bias only where asked for.
 
   Attributes:
+    kernel: float32[I, O], or a `vpd_jax.models.quantized.Kernel`, which
+      multiplies by itself; `quantized.replace` puts it there.
     lora: a low-rank update that is added to what the kernel gives, or None;
       `vpd_jax.models.lora` puts it there.
   """
@@ -128,13 +130,18 @@ class Linear(nnx.Module):
     std: float | None = None,
   ):
     kernel_std: float = width_in**-0.5 if std is None else std
-    self.kernel = param(rngs.params(), (width_in, width_out), axes, kernel_std)
+    self.kernel: Any = param(
+      rngs.params(), (width_in, width_out), axes, kernel_std
+    )
     self.bias = constant((width_out,), (axes[1],), 0.0) if use_bias else None
     self.lora: Callable[..., jax.Array] | None = nnx.data(None)
 
   def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """float[..., I] -> float[..., O]; `key` is for the update's dropout."""
-    y = jnp.dot(x, self.kernel[...].astype(x.dtype))
+    if isinstance(self.kernel, nnx.Param):
+      y = jnp.dot(x, self.kernel[...].astype(x.dtype))
+    else:
+      y = self.kernel(x)
     if self.bias is not None:
       y = y + _row(self.bias, y)
     return y if self.lora is None else y + self.lora(x, key)

@@ -118,7 +118,8 @@ def add(
 
   Raises:
     ValueError: if a pattern matches no projection (lists those there are), a
-      projection has an update already, or a number is out of range.
+      projection has an update already or a quantized kernel, or a number is
+      out of range.
   """
   if isinstance(patterns, str):
     raise ValueError(f"lora.patterns={patterns!r} must be a list of patterns.")
@@ -139,6 +140,8 @@ def add(
       continue
     if linear.lora is not None:
       raise ValueError(f"{name} has a low-rank update already; merge it first.")
+    if not isinstance(linear.kernel, nnx.Param):
+      raise ValueError(f"{name} is quantized; add updates first.")
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     linear.lora = LowRank(
       linear.kernel, rank=rank, alpha=alpha, dropout=dropout, key=key
@@ -147,9 +150,18 @@ def add(
 
 
 def merge(model: Any) -> Any:
-  """Folds every update into its kernel, which becomes float32; in place."""
-  for _, linear in _linears(model):
+  """Folds every update into its kernel, which becomes float32; in place.
+
+  Raises:
+    ValueError: if such a kernel is quantized.
+  """
+  for name, linear in _linears(model):
     if linear.lora is not None:
+      if not isinstance(linear.kernel, nnx.Param):
+        raise ValueError(
+          f"{name} is quantized, and its update would be lost in rounding;"
+          " make it float32 first: quantized.restore(model)."
+        )
       kernel = linear.kernel[...].astype(jnp.float32)
       linear.kernel.set_value(kernel + linear.lora.product())
       linear.lora = nnx.data(None)

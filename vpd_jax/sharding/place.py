@@ -22,6 +22,8 @@ def param_shardings(
 
   Args:
     params: an nnx.State of `nnx.Param` with metadata `axes`; arrays or shapes.
+      With metadata `may_be_whole`, a dimension that does not divide stays
+      whole.
     mesh: of `sharding.mesh.make`.
     strategy: a table of `sharding.rules`.
 
@@ -36,9 +38,11 @@ def param_shardings(
   def place(path, variable):
     spec = rules_lib.spec(variable.get_metadata()["axes"], rules)
     shape = variable.get_value().shape
-    for size, axis in zip(shape, spec, strict=True):
+    for dim, (size, axis) in enumerate(zip(shape, spec, strict=True)):
       ways = axis_size(mesh, axis)
-      if size % ways:
+      if size % ways and variable.get_metadata().get("may_be_whole"):
+        spec[dim] = None
+      elif size % ways:
         raise ValueError(
           f"parameter {'/'.join(map(str, path))} of shape {shape} does not"
           f" divide over mesh axis {axis!r} ({ways}); use a mesh whose {axis}"
