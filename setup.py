@@ -69,5 +69,6 @@ setuptools.setup(
     "text": TEXT,
     "tools": TOOLS,
     "tpu": ["jax[tpu]"],
+    "wandb": ["wandb>=0.19"],
   },
 )

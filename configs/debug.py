@@ -9,13 +9,13 @@ Expected: the loss falls from about 13 to below 10; nothing is learnt.
 
 import ml_collections
 
-from vpd_jax import config_arg
+from vpd_jax import config_arg, config_sections
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The experiment; `arg` is like "steps=40,lora=true"."""
   options = config_arg.parse(arg, seed=0, steps=20, lora=False)
-  c = ml_collections.ConfigDict()
+  c = ml_collections.ConfigDict(config_sections.of_run())
   c.arm = "debug"
   c.seed = options.seed
   c.total_steps = options.steps
@@ -28,6 +28,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     image_px=48,
     lengths=dict(prompt=40, label=3, rationale=48),
     vocab="world",
+    num_workers=0,
+    synthetic=False,
   )
   c.model = dict(name="pali", size="debug")
   if options.lora:
@@ -36,7 +38,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.update(model=dict(lora=updates))
   c.loss = dict(name="fused", rationale_weight=1.0)
   c.optim = dict(lr=1e-2, warmup_steps=2)
-  c.sharding = dict(strategy="data_parallel", mesh=dict(data=-1))
+  c.sharding = config_sections.sharding("data_parallel", data=-1)
   c.evaluators = dict(
     validation=dict(
       name="vqa",

@@ -13,7 +13,7 @@ section 3.3), of which this is the embedded world's counterpart.
 
 import ml_collections
 
-from vpd_jax import config_arg
+from vpd_jax import config_arg, config_sections
 
 STEPS = {"mixture": 2400, "caption": 800}
 
@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The experiment; `arg` is like "phase=caption,seed=1"."""
   options = config_arg.parse(arg, phase=tuple(STEPS), seed=0, steps=0)
   is_first = options.phase == "caption"
-  c = ml_collections.ConfigDict()
+  c = ml_collections.ConfigDict(config_sections.of_run())
   c.arm = f"base_{options.phase}"
   c.seed = options.seed
   c.total_steps = options.steps or STEPS[options.phase]
@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     weight_decay=0.02,
     clip_norm=1.0,
   )
-  c.sharding = dict(strategy="data_parallel", mesh=dict(data=-1))
+  c.sharding = config_sections.sharding("data_parallel", data=-1)
   c.evaluators = dict(
     validation=dict(
       name="vqa",

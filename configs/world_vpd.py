@@ -23,7 +23,7 @@ CPU, see docs/decisions/0004-quickstart-recipe.md.
 
 import ml_collections
 
-from vpd_jax import config_arg
+from vpd_jax import config_arg, config_sections
 
 ARMS = ("vpd", "twin", "twin_equal_compute", "replay")
 STEPS = 2400
@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The experiment; `arg` is like "arm=twin,seed=1"."""
   options = config_arg.parse(arg, arm=ARMS, seed=0, steps=STEPS)
   is_label_only = options.arm in ("twin", "twin_equal_compute", "replay")
-  c = ml_collections.ConfigDict()
+  c = ml_collections.ConfigDict(config_sections.of_run())
   c.arm = options.arm
   c.seed = options.seed
   c.total_steps = options.steps
@@ -76,7 +76,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     weight_decay=0.02,
     clip_norm=1.0,
   )
-  c.sharding = dict(strategy="data_parallel", mesh=dict(data=-1))
+  c.sharding = config_sections.sharding("data_parallel", data=-1)
 
   def vqa(split, **more):
     return dict(name="vqa", dir=c.get_ref("data_dir"), split=split, **more)

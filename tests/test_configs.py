@@ -9,7 +9,7 @@ import pytest
 
 from data_gen import stage
 from tests import configs
-from vpd_jax import build, step
+from vpd_jax import build
 
 EXPERIMENTS = (
   ("debug.py", ""),
@@ -19,6 +19,8 @@ EXPERIMENTS = (
   ("world_vpd.py", "arm=replay"),
   ("world_base.py", "phase=caption"),
   ("world_base.py", "phase=mixture"),
+  ("pali3_vpd.py", ""),
+  ("t5gemma2_vpd.py", ""),
 )
 DATA = (
   ("world.py", "size=tiny"),
@@ -29,6 +31,16 @@ DATA = (
   ("photos.py", None),
   ("own.py", None),
 )
+
+
+def _shrink(config):
+  """The same at the size of a test, and without files that are not here."""
+  config.init, config.model.size = "", "debug"
+  if config.input.image_px > 48:  # The embedded world's is small as it is.
+    config.input.update(image_px=48, batch_size=8, vocab="world")
+    config.input.lengths = dict(prompt=8, label=3, rationale=9)
+    if "accumulate" in config.optim:
+      config.optim.accumulate = 1
 
 
 def _batch(config, parts, rows):
@@ -52,17 +64,6 @@ def _batch(config, parts, rows):
   }
 
 
-def _compile(config, parts, state, batch):
-  return step.compile_train_step(
-    state,
-    batch,
-    graphdef=parts.graphdef,
-    tx=parts.tx,
-    loss=parts.loss,
-    seed=config.seed,
-  )
-
-
 def test_all_configs_are_listed():
   root = pathlib.Path(configs.ROOT) / "configs"
   listed = {path for path, _ in EXPERIMENTS}
@@ -72,14 +73,24 @@ def test_all_configs_are_listed():
 
 
 @pytest.mark.parametrize("path,arg", EXPERIMENTS)
+def test_flags_can_say_where_an_experiment_runs(path, arg):
+  """A flag sets only what a config names."""
+  config = configs.load(path, arg)
+  config.distributed.coordinator = "host:8476"
+  config.distributed.process_id = 1
+  config.profile.start_step, config.log.wandb = 10, "project"
+  with pytest.raises(TypeError):
+    config.distributed.num_processes = "two"
+
+
+@pytest.mark.parametrize("path,arg", EXPERIMENTS)
 def test_experiment_takes_a_step(path, arg):
   config = configs.load(path, arg)
-  config.model.size = "debug"
-  config.init = ""
+  _shrink(config)
   parts = build.build(config)
   state = build.init_state(config, parts)
   batch = _batch(config, parts, rows=8)
-  state, metrics = _compile(config, parts, state, batch)(state, batch)
+  state, metrics = build.compile_step(config, parts, state, batch)(state, batch)
   assert int(state.step) == 1
   assert math.isfinite(float(metrics["loss"]))
 
@@ -101,7 +112,7 @@ def test_equal_compute_is_equal_compute():
     config.sharding.mesh.data = 8
     parts = build.build(config)
     batch = _batch(config, parts, rows=None)
-    compiled = _compile(config, parts, parts.state, batch)
+    compiled = build.compile_step(config, parts, parts.state, batch)
     per_device = compiled.cost_analysis()["flops"]
     flops[arm] = per_device * config.total_steps
   # Rounding of the ratio, and what does not shrink with the batch (Adam).
@@ -132,3 +143,36 @@ def test_an_unknown_key_of_the_input_is_named_whole():
   )
   with pytest.raises(ValueError, match=message):
     build.build(config)
+
+
+def test_a_batch_that_does_not_divide_is_told_what_would():
+  config = configs.load("debug.py")
+  config.input.batch_size, config.optim.accumulate = 24, 2
+  config.input.questions_per_image = 2
+  message = (
+    r"batch_size=24 does not divide by optim.accumulate \(2\) x the mesh's"
+    r" batch axes \(8\) x input.questions_per_image \(2\); try 32\."
+  )
+  with pytest.raises(ValueError, match=message):
+    build.build(config)
+
+
+def test_an_option_of_another_optimizer_is_named():
+  config = configs.load("debug.py")
+  config.optim.update(name="lion", eps=1e-3)
+  with pytest.raises(ValueError, match=r"optim.eps is no option of .*'lion'"):
+    build.build(config)
+  config.optim = dict(lr=1.0, b3=0.5)
+  with pytest.raises(ValueError, match=r"config.optim.b3 is no option"):
+    build.build(config)
+
+
+def test_training_without_data_says_what_would_do():
+  config = configs.load("debug.py")
+  config.input.data = {}
+  parts = build.build(config)
+  with pytest.raises(ValueError, match=r"or set input.synthetic=True"):
+    build.train_batches(config, parts)
+  config.input.synthetic = True
+  batch = next(build.train_batches(config, parts))
+  assert batch["image"].shape == (8, 48, 48, 3)

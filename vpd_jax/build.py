@@ -7,19 +7,21 @@ keyword arguments: a misspelt key fails here, before a device is touched.
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from vpd_jax import config_check, lookup, optim, step, trees
 from vpd_jax.checkpoint import model_folder, store
 from vpd_jax.input import mixture, pipeline, tasks, tokens
+from vpd_jax.logs import mfu
 from vpd_jax.models import lora, quantized
 from vpd_jax.sharding import mesh as mesh_lib
 from vpd_jax.sharding import place
@@ -39,6 +41,10 @@ SECTIONS = (
   "evaluators",
   "select",
   "checkpoint",
+  # These may be left out.
+  "distributed",
+  "log",
+  "profile",
 )
 
 
@@ -47,11 +53,15 @@ INPUT_KEYS = (
   "batch_size",
   "image_px",
   "image_kernel",
+  "image_resize_px",
   "lengths",
   "vocab",
   "cache",
   "drop_long",
   "num_threads",
+  "num_workers",
+  "questions_per_image",
+  "synthetic",
   "label_suffix",
   "rationale_suffix",
   "has_bos",
@@ -59,7 +69,7 @@ INPUT_KEYS = (
 )
 
 # Of these, what evaluation must do as training did.
-ROW_KEYS = ("image_kernel", "has_bos", "prompt_end")
+ROW_KEYS = ("image_kernel", "image_resize_px", "has_bos", "prompt_end")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +79,16 @@ class Parts:
   Attributes:
     tokenizer, lengths, image_px: of the input.
     row_options: of `tasks.to_arrays`, as the model's weights need them.
+    options: keyword arguments of the family's Model.
+    updates: of `lora.add`; {}: there are none.
     make_model: constructs the model with its initial weights.
     graphdef: structure of the model, for `step.merge`.
     unquantized: name -> shape and sharding of each kernel that is quantized,
       as a file of weights has it.
     loss: (model, batch, key) -> (loss, metrics).
-    tx, schedule: optimizer, and step -> learning rate.
-    partition: parameters -> (those that train, the others).
+    totals: of the loss's module, see `step.train_step`.
+    optimizer: with all that `optim.make` makes.
+    flops: of a train step.
     state: step.TrainState of ShapeDtypeStructs with shardings.
     batch_sharding: of every input, cut along the leading axis.
   """
@@ -84,13 +97,15 @@ class Parts:
   lengths: tasks.Lengths
   image_px: int
   row_options: dict[str, Any]
+  options: dict[str, Any]
+  updates: dict[str, Any]
   make_model: Callable[[], Any]
   graphdef: nnx.GraphDef
   unquantized: dict[str, jax.ShapeDtypeStruct]
   loss: step.Loss
-  tx: optax.GradientTransformation
-  schedule: optax.Schedule
-  partition: Callable[[Any], tuple[Any, Any]]
+  totals: step.Totals
+  optimizer: optim.Optimizer
+  flops: mfu.StepFlops
   state: step.TrainState
   batch_sharding: jax.sharding.NamedSharding
 
@@ -109,24 +124,35 @@ def build(config: Any) -> Parts:
   config_check.check_names(config.keys(), SECTIONS)
   config_check.check_names(config.input, INPUT_KEYS, "config.input.")
   tokenizer = tokens.load(config.input.vocab)
-  make_model = _model_maker(config, tokenizer.vocab_size)
+  options = _model_options(config, tokenizer.vocab_size)
+  updates = lora.options(options.pop("lora", None) or {})
+  make_model = _model_maker(config, options, updates)
   abstract = nnx.eval_shape(make_model)
   float_params = nnx.state(abstract, nnx.Param)
   shapes = nnx.to_pure_dict(float_params)
   _check_tokens(tokenizer, abstract, shapes)
 
-  tx, schedule, partition = optim.make(
+  optimizer = optim.make(
     total_steps=config.total_steps, **_optim_options(config)
   )
-  trained, frozen = partition(shapes)
+  trained, frozen = optimizer.partition(shapes)
   graphdef, params = nnx.split(quantized.replace(abstract, frozen), nnx.Param)
 
   mesh = mesh_lib.make(config.sharding.mesh)
+  place.check_image(config.input.image_px, _patch_px(options), mesh)
   strategy = config.sharding.strategy
   batch_sharding = place.batch_sharding(mesh, strategy)
   place.check_batch_size(config.input.batch_size, batch_sharding)
+  _check_parts_of_batch(config, batch_sharding, optimizer.accumulate)
   shardings = place.param_shardings(params, mesh, strategy)
-  state = place.abstract_state(trained, shardings, tx, mesh, frozen)
+  state = place.abstract_state(
+    trained,
+    shardings,
+    optimizer.tx,
+    mesh,
+    frozen,
+    has_ema=optimizer.ema_decay > 0,
+  )
   of_files = jax.tree.map(
     lambda x, s: x.update(sharding=s),
     shapes,
@@ -138,27 +164,42 @@ def build(config: Any) -> Parts:
     for name, x in trees.flatten_with_names(of_files).items()
     if name not in names
   }
+  loss, totals = _loss(config)
+  loss = place.constrained(loss, mesh, strategy)
+  lengths = tasks.Lengths(**config.input.lengths)
   return Parts(
     tokenizer=tokenizer,
-    lengths=tasks.Lengths(**config.input.lengths),
+    lengths=lengths,
     image_px=config.input.image_px,
-    row_options={k: config.input[k] for k in ROW_KEYS if k in config.input},
+    row_options=_row_options(config),
+    options=options,
+    updates=updates,
     make_model=make_model,
     graphdef=graphdef,
     unquantized=unquantized,
-    loss=_loss(config),
-    tx=tx,
-    schedule=schedule,
-    partition=partition,
+    loss=loss,
+    totals=totals,
+    optimizer=optimizer,
+    flops=_flops(config, options, lengths, shapes, trained),
     state=state,
     batch_sharding=batch_sharding,
   )
 
 
 def train_batches(config: Any, parts: Parts) -> pipeline.TrainBatches:
-  """The training input of a config: this process's rows of each batch."""
-  section = dict(config.input)
-  data = [dict(entry) for entry in section.pop("data").values()]
+  """The training input of a config: this process's rows of each batch.
+
+  Raises:
+    ValueError: as `pipeline.train_batches`, or if there is no data set.
+    FileNotFoundError: if a data set is not there.
+  """
+  section = dict(config.input) | parts.row_options
+  data = [dict(entry) for entry in section.pop("data", {}).values()]
+  if not data and not section.get("synthetic"):
+    raise ValueError(
+      "config.input.data names no data set; or set input.synthetic=True to"
+      " train on random numbers."
+    )
   for key in ("vocab", "lengths"):
     section.pop(key)
   return pipeline.train_batches(
@@ -166,10 +207,30 @@ def train_batches(config: Any, parts: Parts) -> pipeline.TrainBatches:
     parts.tokenizer,
     parts.lengths,
     seed=config.seed,
-    rows=mixture.process_rows(
-      config.input.batch_size, jax.process_index(), jax.process_count()
-    ),
+    rows=mixture.rows_of(parts.batch_sharding, config.input.batch_size),
     **section,
+  )
+
+
+def compile_step(
+  config: Any, parts: Parts, state: step.TrainState, batch: step.Batch
+) -> jax.stages.Compiled:
+  """The train step of a config: (state, batch) -> (state, metrics).
+
+  Args:
+    config, parts: as built.
+    state, batch: arrays, or ShapeDtypeStructs with shardings.
+  """
+  return step.compile_train_step(
+    state,
+    batch,
+    graphdef=parts.graphdef,
+    tx=parts.optimizer.tx,
+    loss=parts.loss,
+    totals=parts.totals,
+    seed=config.seed,
+    accumulate=parts.optimizer.accumulate,
+    ema_decay=parts.optimizer.ema_decay,
   )
 
 
@@ -186,6 +247,8 @@ def init_state(config: Any, parts: Parts) -> step.TrainState:
     ValueError: if its names or shapes are not the model's; lists all.
   """
   shardings = jax.tree.map(lambda x: x.sharding, parts.state)
+  optimizer = parts.optimizer
+  has_ema = optimizer.ema_decay > 0
 
   def fresh():
     params = nnx.state(parts.make_model(), nnx.Param)
@@ -194,8 +257,8 @@ def init_state(config: Any, parts: Parts) -> step.TrainState:
   if not config.init:
 
     def start():
-      trained, frozen = parts.partition(fresh())
-      return step.init_state(trained, parts.tx, frozen)
+      trained, frozen = optimizer.partition(fresh())
+      return step.init_state(trained, optimizer.tx, frozen, has_ema=has_ema)
 
     return jax.jit(start, out_shardings=shardings)()
 
@@ -229,8 +292,11 @@ def init_state(config: Any, parts: Parts) -> step.TrainState:
     step=jax.device_put(np.zeros((), np.int32), shardings.step),
     params=params,
     # Compiled without the parameters, which would be copied otherwise.
-    opt_state=jax.jit(parts.tx.init, out_shardings=shardings.opt_state)(params),
+    opt_state=jax.jit(optimizer.tx.init, out_shardings=shardings.opt_state)(
+      params
+    ),
     frozen=trees.unflatten_like(parts.state.frozen, arrays),
+    ema=jax.tree.map(jnp.copy, params) if has_ema else {},
   )
 
 
@@ -294,18 +360,18 @@ def evaluators(config: Any, parts: Parts) -> dict[str, Any]:
     )
     out[name] = module.Evaluator(parts=parts, **options)
   known = [f"{name}/{key}" for name in regular for key in out[name].metrics]
-  if config.select not in known:
+  if config.select and config.select not in known:
     raise ValueError(
       f"config.select={config.select!r} is not a metric of an evaluator with"
-      f" every_steps; there are {known}."
+      f" every_steps; there are {known}. Or '': the last step is the best."
     )
   return out
 
 
-def _model_maker(config, vocab_size: int) -> Callable[[], Any]:
+def _model_options(config, vocab_size: int) -> dict[str, Any]:
+  """Keyword arguments of the family's Model, and "lora" if there is one."""
   options = dict(config.model)
   name, size = options.pop("name"), options.pop("size")
-  family = lookup.module("vpd_jax.models", name, "model")
   sizes = lookup.module("vpd_jax.models", name, "sizes")
   if model_folder.is_one(size):
     own = _saved_options(size, name)
@@ -319,15 +385,47 @@ def _model_maker(config, vocab_size: int) -> Callable[[], Any]:
       f" {options['image_size']}. Weights for another size are made with"
       " python -m vpd_jax.convert --image_px."
     )
-  updates = options.pop("lora", None)
+  if options.get("has_naflex_vit", False):
+    raise ValueError(
+      "has_naflex_vit=True: the input pipeline makes square pictures; a NaFlex"
+      " tower takes patches of pictures of any shape, and is for decoding from"
+      " Python (input.preprocess.naflex). Train with an image tower of one size."
+    )
+  return options
+
+
+def _row_options(config) -> dict[str, Any]:
+  """Of `tasks.to_arrays`: the config's, and what the weights' folder says."""
+  options = {key: config.input[key] for key in ROW_KEYS if key in config.input}
+  folders = [f for f in (config.model.size, config.init) if f]
+  for folder in filter(model_folder.is_one, folders):
+    for name, value in model_folder.read(folder).image.items():
+      if options.setdefault(f"image_{name}", value) != value:
+        raise ValueError(
+          f"config.input.image_{name}={options[f'image_{name}']!r}, but"
+          f" {folder} is of weights that saw pictures with {value!r}. Leave it"
+          f' out; if you mean it, change "image" in {folder}'
+          f"/{model_folder.NAME}."
+        )
+  return options
+
+
+def _model_maker(config, options, updates) -> Callable[[], Any]:
+  family = lookup.module("vpd_jax.models", config.model.name, "model")
   config_check.check_keywords(family.Model.__init__, options, "model", {"self"})
   make_model = functools.partial(family.Model, **options)
   if not updates:
     return make_model
-  updates = lora.options(updates)
   given = {"model", "seed"}
   config_check.check_keywords(lora.add, updates, "model.lora", given)
   return lambda: lora.add(make_model(), seed=config.seed, **updates)
+
+
+def _patch_px(options: dict[str, Any]) -> int:
+  """Side of what becomes one token of the image tower."""
+  if "stem" in options:
+    return math.prod(side for side, _ in options["stem"])
+  return options["patch_size"]
 
 
 def _saved_options(folder: str, family: str) -> dict[str, Any]:
@@ -337,6 +435,11 @@ def _saved_options(folder: str, family: str) -> dict[str, Any]:
     raise ValueError(
       f"config.model.size={folder} is a {saved.family}; config.model.name is"
       f" {family!r}."
+    )
+  if saved.cls != model_folder.MODEL:
+    raise ValueError(
+      f"config.model.size={folder} is a {saved.family}.{saved.cls}, which"
+      f" train does not train; it trains a {model_folder.MODEL}."
     )
   return dict(saved.options)
 
@@ -362,9 +465,54 @@ def _optim_options(config) -> dict[str, Any]:
   return options
 
 
-def _loss(config) -> step.Loss:
+def _loss(config) -> tuple[step.Loss, step.Totals]:
   options = dict(config.loss)
-  loss = lookup.module("vpd_jax.losses", options.pop("name")).step_by_step
-  given = {"model", "batch", "key"}
+  module = lookup.module("vpd_jax.losses", options.pop("name"))
+  loss = module.step_by_step
+  given = {"model", "batch", "key", "totals"}
   config_check.check_keywords(loss, options, "loss", given)
-  return functools.partial(loss, **options)
+  return functools.partial(loss, **options), module.totals
+
+
+def _flops(config, options, lengths, shapes, trained) -> mfu.StepFlops:
+  """Of a train step; `shapes` are those of all parameters, in full."""
+  family = lookup.module("vpd_jax.models", config.model.name, "flops")
+  targets = ("label", "rationale")
+  if not config.loss.get("rationale_weight", 1.0):
+    targets = ("label",)
+  examples = config.input.batch_size
+  return mfu.of_step(
+    {
+      name: family.forward(
+        options,
+        image_px=config.input.image_px,
+        prompt=lengths.prompt,
+        target=getattr(lengths, name),
+      )
+      for name in targets
+    },
+    mfu.multiples(
+      mfu.matrix_sizes(shapes),
+      trees.flatten_with_names(trained),
+      family.parts(options),
+    ),
+    images=examples // config.input.get("questions_per_image", 1),
+    examples=examples,
+    remat=options.get("remat", "none"),
+    vit_remat=options.get("vit_remat", "none"),
+  )
+
+
+def _check_parts_of_batch(config, batch_sharding, accumulate: int) -> None:
+  """ValueError unless each part of a batch has whole images for all devices."""
+  ways = place.axis_size(batch_sharding.mesh, batch_sharding.spec[0])
+  questions = config.input.get("questions_per_image", 1)
+  batch_size, step_size = config.input.batch_size, accumulate * ways * questions
+  if batch_size % step_size:
+    low = batch_size // step_size * step_size
+    fitting = " or ".join(str(n) for n in (low, low + step_size) if n)
+    raise ValueError(
+      f"input.batch_size={batch_size} does not divide by optim.accumulate"
+      f" ({accumulate}) x the mesh's batch axes ({ways}) x"
+      f" input.questions_per_image ({questions}); try {fitting}."
+    )

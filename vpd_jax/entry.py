@@ -1,7 +1,8 @@
 """How every command starts and fails: flags, then a message, an exit code.
 
 What a user can cause (a bad option, a missing or damaged file, a full disk)
-ends with one line on stderr and exit code 1, and the traceback in a file. Any
+ends with one line on stderr and exit code 1, and the traceback in a file. A
+run that a signal stopped ends with 128 and the signal's number: 143 or 130. Any
 other error is ours, and shows its traceback.
 """
 
@@ -14,7 +15,16 @@ from collections.abc import Callable, Sequence
 
 from absl import app, logging
 
-USER_ERRORS = (ValueError, KeyError, FileNotFoundError, PermissionError)
+from vpd_jax import stopping
+
+# An extra that is not installed is the user's to install.
+USER_ERRORS = (
+  ValueError,
+  KeyError,
+  FileNotFoundError,
+  PermissionError,
+  ImportError,
+)
 DISK_ERRORS = (OSError,)
 
 
@@ -26,6 +36,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
       main(argv)
+    except stopping.Stopped as e:
+      sys.stdout.flush()
+      print(e, file=sys.stderr)
+      sys.exit(e.exit_code)
     except KeyboardInterrupt:
       print("Interrupted; run the same command to go on.", file=sys.stderr)
       sys.exit(130)

@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
+from vpd_jax.checkpoint import model_folder
+
 PACKAGES = (
   "jax",
   "jaxlib",
@@ -21,17 +23,31 @@ PACKAGES = (
 )
 
 
-# Sections that a run may change when it goes on: they decide what is written
-# and when, not what is learnt.
-FREE_SECTIONS = ("log_every_steps", "evaluators", "checkpoint")
+# What a run may change when it goes on. It decides where it runs and what is
+# written, not what is learnt (a mesh: but for rounding).
+FREE = (
+  "log_every_steps",
+  "evaluators",
+  "checkpoint",
+  "distributed",
+  "log",
+  "profile",
+  "sharding",
+  "data_dir",
+  "init",
+  "input.cache",
+  "input.num_threads",
+  "input.num_workers",
+)
 
 
-def write(folder: pathlib.Path, config: Any) -> None:
+def write(folder: pathlib.Path, config: Any, *, is_main: bool = True) -> None:
   """Writes `folder/config.json`, unless that is of another run.
 
   Args:
     folder: of the run; made if it is not there.
     config: an ml_collections.ConfigDict.
+    is_main: False only compares: of several processes, one writes.
 
   Raises:
     ValueError: if a run with another config was started there; names what
@@ -41,10 +57,12 @@ def write(folder: pathlib.Path, config: Any) -> None:
   resolved = json.loads(config.to_json_best_effort())
   inputs = _input_hashes(config)
   try:
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
     if path.exists():
       _check_same_run(path, resolved, inputs)
+    if not is_main:
+      return
+    folder.mkdir(parents=True, exist_ok=True)
     record = {
       "config": resolved,
       "inputs": inputs,
@@ -64,10 +82,11 @@ def _input_hashes(config) -> dict[str, str]:
   """sha256 of what a run reads: data manifests and initial weights."""
   paths = {
     f"data {name}": pathlib.Path(entry.dir) / "manifest.json"
-    for name, entry in config.input.data.items()
+    for name, entry in config.input.get("data", {}).items()
   }
   if config.init:
-    paths["init"] = pathlib.Path(config.init)
+    init = pathlib.Path(config.init)
+    paths["init"] = init / model_folder.NAME if init.is_dir() else init
   return {
     name: hashlib.sha256(path.read_bytes()).hexdigest()
     for name, path in paths.items()
@@ -84,9 +103,8 @@ def _check_same_run(path, config, inputs) -> None:
   differ = [
     f"{key}: was {then.get(key)!r}, is {now.get(key)!r}"
     for key in sorted({*then, *now})
-    if key.split(".")[0] not in (*FREE_SECTIONS, "data_dir")
+    if not any(key == free or key.startswith(f"{free}.") for free in FREE)
     and not key.endswith(".dir")
-    and key != "init"
     and then.get(key) != now.get(key)
   ]
   if differ:

@@ -4,14 +4,21 @@ r"""Trains: config -> build -> loop. The whole run reads top to bottom.
         --config.optim.lr=3e-4
 
 Run again with the same workdir, it goes on from the last checkpoint, and ends
-as an unbroken run would have.
+as an unbroken run would have. Where a run starts, by one rule: from its own
+checkpoint in the workdir, else from config.init, else from fresh weights.
+
+SIGTERM or Ctrl-C: it saves after the step under way, on all hosts at one step,
+and ends with 143 or 130. A second one ends it at once.
 
 WORKDIR afterwards:
   config.json       resolved config and package versions
   checkpoints/      last states with their input positions
-  best/             trained parameters of the best step by `config.select`
+  best/             trained parameters of the best step by `config.select`, or
+                    of the last one where it is ""
   frozen/           the other parameters, if there are any; written once
   metrics.jsonl     one line per logged step; tensorboard/ has the same
+  profile/          traces of the steps of `config.profile`
+  bad_batch.json    of a run that stopped on a loss that was not finite
   training.json     when it has ended: steps, seconds, FLOPs, best step
 """
 
@@ -25,44 +32,75 @@ flags.mark_flag_as_required("config")
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where the run is written.", required=True
 )
+START_RULE = "its own checkpoint, else config.init, else fresh weights"
+# Processes ask each other whether to stop every so many steps: that waits for
+# a step to end. A spot machine leaves about 30 s after SIGTERM.
+AGREE_EVERY_STEPS = 5
 
 
 def main(_) -> None:
   """Runs the flags' config."""
-  from vpd_jax import host
+  from vpd_jax import distributed, host
 
   host.keep_freed_memory()
-  train(CONFIG.value, WORKDIR.value)
+  with distributed.start(CONFIG.value.get("distributed")):
+    train(CONFIG.value, WORKDIR.value)
 
 
 def train(config, workdir: str) -> None:
   """Trains to `config.total_steps`, resuming where `workdir` has a checkpoint.
 
+  Of several processes, all call it.
+
   Raises:
     ValueError: if the config does not fit the devices, the data or the
       checkpoint, or the loss is not finite.
     FileNotFoundError: if data or initial weights are not there.
+    OSError: if a checkpoint cannot be written; the one before is there.
+    stopping.Stopped: after a signal; the run is saved.
   """
-  import math
+  import contextlib
   import pathlib
 
   import jax
 
-  from vpd_jax import build, run_record, step
+  from vpd_jax import (
+    build,
+    config_check,
+    distributed,
+    late,
+    run_record,
+    stopping,
+  )
   from vpd_jax.checkpoint import store
-  from vpd_jax.logs import progress, throughput, writer
+  from vpd_jax.input import prefetch
+  from vpd_jax.logs import goodput, memory, mfu, profile, progress, throughput
+  from vpd_jax.logs import writer as writer_lib
   from vpd_jax.sharding import place
 
+  clock = goodput.Goodput()
+  is_main = distributed.is_main()
   parts = build.build(config)
   batches = build.train_batches(config, parts)
   evaluators = build.evaluators(config, parts)
-  if config.init and not pathlib.Path(config.init).is_file():
+  if config.init and not pathlib.Path(config.init).exists():
     raise FileNotFoundError(
-      f"config.init={config.init}: no such file of weights. The embedded"
-      " world's base is weights/world_base.npz, made by make base."
+      f"config.init={config.init}: no such file or folder of weights. The"
+      " embedded world's base is weights/world_base.npz, made by make base."
     )
   folder = pathlib.Path(workdir)
-  run_record.write(folder, config)
+  section = config.get("profile", {})
+  given = {"self", "folder"}
+  config_check.check_keywords(
+    profile.Window.__init__, section, "profile", given
+  )
+  window = profile.Window(folder / "profile", **section)
+  config_check.check_names(config.get("log", {}), ("wandb",), "config.log.")
+  run_record.write(folder, config, is_main=is_main)
+
+  def say(text: str) -> None:
+    if is_main:
+      print(f"{config.arm}: {text}", flush=True)
 
   checkpoints = store.Store(folder / "checkpoints", keep=config.checkpoint.keep)
   best = store.Store(folder / "best", keep=1)
@@ -70,8 +108,9 @@ def train(config, workdir: str) -> None:
   if latest is None:
     state = build.init_state(config, parts)
     store.save_frozen(folder / "frozen", state.frozen)
-    meta = {"train_seconds": 0.0, "best_value": None, "best_step": 0}
-    print(f"{config.arm}: starting at step 0.", flush=True)
+    meta = {"best_value": None, "best_step": 0}
+    source = f"config.init={config.init}" if config.init else "fresh weights"
+    say(f"starting at step 0 from {source} (rule: {START_RULE}).")
   else:
     state, input_state, meta = checkpoints.restore(
       latest, parts.state._replace(frozen={})
@@ -79,97 +118,162 @@ def train(config, workdir: str) -> None:
     frozen = store.restore_frozen(folder / "frozen", parts.state.frozen)
     state = state._replace(frozen=frozen)
     batches.set_state(input_state)
-    print(f"{config.arm}: resuming at step {latest}.", flush=True)
+    clock.add(meta["seconds"])
+    say(
+      f"resuming at step {latest} from {folder / 'checkpoints'} (rule:"
+      f" {START_RULE})."
+    )
 
   def is_due(name: str, at_step: int) -> bool:
     every = config.evaluators[name].get("every_steps", 0)
     is_last = at_step == config.total_steps
     return bool(every) and (at_step % every == 0 or is_last)
 
+  def save_best(at_step: int, value: float | None) -> None:
+    meta.update(best_value=value, best_step=at_step)
+    # What is evaluated: averages, where they are kept.
+    params = state.ema or state.params
+    best.save(at_step, {"params": params}, {}, {"value": value})
+
   def evaluate(at_step: int) -> dict[str, float]:
     metrics = {}
     for name, evaluator in evaluators.items():
       if is_due(name, at_step):
-        found = evaluator.run(state.all_params)
+        found = evaluator.run(state.eval_params)
         metrics |= {f"{name}/{key}": value for key, value in found.items()}
     value = metrics.get(config.select)
     if value is not None and (
       meta["best_value"] is None or value > meta["best_value"]
     ):
-      meta.update(best_value=value, best_step=at_step)
-      best.save(at_step, {"params": state.params}, {}, {"value": value})
+      save_best(at_step, value)
     return metrics
 
   start = latest or 0
-  log = writer.Writer(folder, resume_step=start)
-  bar = progress.Progress(f"train {config.arm}", config.total_steps, start)
-  compiled = None
-  clock = throughput.Throughput(config.input.batch_size)
-  for at_step in range(start + 1, config.total_steps + 1):
-    batch = place.put_batch(next(batches), parts.batch_sharding)
-    if compiled is None:
-      compiled = step.compile_train_step(
-        state,
-        batch,
-        graphdef=parts.graphdef,
-        tx=parts.tx,
-        loss=parts.loss,
-        seed=config.seed,
-      )
-      # Some backends count none: 0 stands for unknown.
-      cost = compiled.cost_analysis() or {}
-      meta["flops_per_step"] = float(cost.get("flops", 0.0))
-      clock.start()
-    state, metrics = compiled(state, batch)
-    clock.step()
-    is_last = at_step == config.total_steps
-    is_saved = at_step % config.checkpoint.every_steps == 0 or is_last
-    is_evaluated = any(is_due(name, at_step) for name in evaluators)
-    is_logged = at_step % config.log_every_steps == 0 or is_last
-    if not (is_saved or is_evaluated or is_logged):
-      continue
-    jax.block_until_ready(metrics)
-    clock.pause()
-    values = {key: float(value) for key, value in metrics.items()}
-    if not math.isfinite(values["loss"]):
-      raise ValueError(
-        f"the loss is {values['loss']} at step {at_step}; the last checkpoint"
-        f" is of step {checkpoints.latest_step()}. Lower optim.lr or"
-        " optim.clip_norm."
-      )
-    if is_logged:
-      values["lr"] = float(jax.device_get(parts.schedule(at_step - 1)))
-      values |= clock.read()
-      bar.update(
-        at_step,
-        examples_per_s=values.get("examples_per_s"),
-        loss=values["loss"],
-      )
-      log.write(at_step, values)
-    if is_evaluated:
-      log.write(at_step, evaluate(at_step))
-    if is_saved:
-      meta["train_seconds"] += clock.take_seconds()
-      best.wait()  # The checkpoint names the best step: it must be there.
-      trained = state._replace(frozen={})
-      checkpoints.save(at_step, trained, batches.get_state(), meta)
-    clock.resume()
-  checkpoints.wait()
-  run_record.write_training(
+  log = writer_lib.Writer(
     folder,
-    {
-      "arm": config.arm,
-      "seed": config.seed,
-      "init": config.init,
-      "steps": config.total_steps,
-      "best_step": meta["best_step"],
-      "best_value": meta["best_value"],
-      "train_seconds": meta["train_seconds"],
-      "train_flops": meta["flops_per_step"] * config.total_steps,
-    },
+    resume_step=start,
+    is_active=is_main,
+    wandb=config.get("log", {}).get("wandb", ""),
+    config=config.to_dict(),
   )
-  log.close()
-  bar.close()
+  bar = progress.Progress(
+    f"train {config.arm}", config.total_steps, start, is_active=is_main
+  )
+  rates = throughput.Throughput(
+    clock,
+    config.input.batch_size,
+    parts.flops,
+    devices=jax.device_count(),
+    peak=mfu.peak(jax.devices()[0].device_kind),
+  )
+  pending = late.Late()
+
+  def last_saved() -> int | None:
+    checkpoints.wait()
+    return checkpoints.latest_step()
+
+  def settle(keep: int) -> None:
+    """Checks all steps sent off but the last `keep`; logs those that are due."""
+    for at_step, values in pending.read(keep):
+      late.check(
+        at_step,
+        values,
+        batches,
+        folder,
+        last_saved,
+        is_main=is_main,
+      )
+      rates.step(values)
+      if at_step % config.log_every_steps and at_step != config.total_steps:
+        continue
+      checkpoints.check()
+      values["lr"] = float(
+        jax.device_get(parts.optimizer.schedule(at_step - 1))
+      )
+      values |= rates.read() | memory.read()
+      shown = {name: values[name] for name in ("loss", "mfu") if name in values}
+      bar.update(at_step, examples_per_s=values.get("examples_per_s"), **shown)
+      log.write(at_step, values)
+
+  def save(at_step: int) -> None:
+    trained = state._replace(frozen={})
+    best.wait()  # The checkpoint names the best step: it must be there.
+    meta["seconds"] = clock.seconds()
+    checkpoints.save(at_step, trained, ahead.get_state(), meta)
+
+  def put(batch):
+    return place.put_batch(batch, parts.batch_sharding)
+
+  compiled = None
+  with (
+    contextlib.closing(log),
+    contextlib.closing(bar),
+    contextlib.closing(window),
+    contextlib.closing(batches),
+    stopping.Watch() as stop,
+    prefetch.prefetch_to_device(batches, put) as ahead,
+  ):
+    for at_step in range(start + 1, config.total_steps + 1):
+      with clock.during("input"):
+        batch = next(ahead)
+      if compiled is None:
+        with clock.during("compile"):
+          compiled = build.compile_step(config, parts, state, batch)
+      with clock.during("step"):
+        if window.is_edge(at_step):
+          settle(keep=0)
+          window.before(at_step)
+        state, metrics = compiled(state, batch)
+        pending.add(at_step, metrics)
+        settle(keep=1)
+        is_stopping = jax.process_count() == 1 and stop.number is not None
+        if jax.process_count() > 1 and at_step % AGREE_EVERY_STEPS == 0:
+          is_stopping = distributed.agree(stop.number is not None)
+      is_last = at_step == config.total_steps
+      is_evaluated = any(is_due(name, at_step) for name in evaluators)
+      is_saved = at_step % config.checkpoint.every_steps == 0 or is_last
+      if not (is_saved or is_evaluated or is_stopping):
+        continue
+      with clock.during("step"):
+        settle(keep=0)
+        late.check_state(state._replace(frozen={}), at_step, last_saved)
+      if is_evaluated:
+        with clock.during("evaluation"):
+          log.write(at_step, evaluate(at_step))
+      if is_last and not config.select:
+        with clock.during("checkpoint"):
+          save_best(at_step, None)
+      if is_saved or is_stopping:
+        with clock.during("checkpoint"):
+          save(at_step)
+      if is_stopping and not is_last:
+        checkpoints.wait()
+        number = stop.number or stopping.SIGNALS[0]
+        raise stopping.Stopped(
+          number,
+          f"{config.arm}: stopped and saved at step {at_step}; run the same"
+          " command to go on.",
+        )
+  with clock.during("checkpoint"):
+    checkpoints.wait()
+  seconds = clock.seconds()
+  if is_main:
+    run_record.write_training(
+      folder,
+      {
+        "arm": config.arm,
+        "seed": config.seed,
+        "init": config.init,
+        "steps": config.total_steps,
+        "best_step": meta["best_step"],
+        "best_value": meta["best_value"],
+        "train_seconds": seconds["step"] + seconds["input"],
+        "seconds": seconds,
+        "train_flops": parts.flops.model * config.total_steps,
+        "train_hardware_flops": parts.flops.hardware * config.total_steps,
+      },
+    )
+  say(f"done at step {config.total_steps}: {clock.summary()}.")
 
 
 if __name__ == "__main__":

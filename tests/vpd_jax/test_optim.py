@@ -24,6 +24,118 @@ def test_warm_up_longer_than_the_run_is_refused():
     optim.make(total_steps=10, lr=1.0, warmup_steps=10)
 
 
+def test_inverse_square_root_is_t5s_where_the_warm_up_says_how_long():
+  schedule = optim.make(
+    total_steps=1000, lr=1.0, schedule="rsqrt", warmup_steps=100
+  ).schedule
+  values = [float(schedule(s)) for s in (0, 50, 100, 400, 900)]
+  np.testing.assert_allclose(values, [0, 0.5, 1, 1 / 2, 1 / 3], rtol=1e-6)
+  slower = optim.make(
+    total_steps=1000, lr=2.0, schedule="rsqrt", rsqrt_steps=300
+  ).schedule
+  values = [float(slower(s)) for s in (0, 300, 900)]
+  np.testing.assert_allclose(values, [2, 2 / 2**0.5, 1], rtol=1e-6)
+
+
+def test_constant_is_constant_once_it_is_warm():
+  schedule = optim.make(
+    total_steps=10, lr=3.0, schedule="constant", warmup_steps=3
+  ).schedule
+  values = [float(schedule(s)) for s in (0, 1, 3, 9)]
+  np.testing.assert_allclose(values, [0, 1, 3, 3], rtol=1e-6)
+
+
+def _step_of(name, gradient, steps=1, **options):
+  """The last of some equal updates of one matrix at 1."""
+  tx = optim.make(
+    total_steps=10,
+    lr=1.0,
+    name=name,
+    schedule="constant",
+    clip_norm=0.0,
+    **options,
+  ).tx
+  params = {"w": jnp.ones(gradient.shape)}
+  state = tx.init(params)
+  updates = None
+  for _ in range(steps):
+    updates, state = tx.update({"w": gradient}, state, params)
+  assert updates is not None
+  return np.asarray(updates["w"]), state
+
+
+def test_lion_steps_by_the_sign():
+  gradient = jnp.array([[0.1, -20.0], [0.0, 3.0]])
+  updates, _ = _step_of("lion", gradient)
+  np.testing.assert_array_equal(updates, [[-1, 1], [0, -1]])
+  decayed, _ = _step_of("lion", gradient, weight_decay=0.5)
+  np.testing.assert_allclose(decayed, updates - 0.5, rtol=1e-6)
+
+
+def test_adafactor_divides_by_rows_and_columns():
+  # The first step's second moment is the gradient's square itself; of rank
+  # one, it is its rows times its columns, and all updates are equal.
+  gradient = jnp.outer(jnp.array([1.0, 2.0, 4.0]), jnp.array([3.0, 5.0]))
+  options = {"min_factored": 2, "momentum": 0.0}
+  updates, state = _step_of("adafactor", gradient, **options)
+  np.testing.assert_allclose(updates, -np.ones((3, 2)), rtol=1e-5)
+  sizes = [x.size for x in jax.tree.leaves(state) if x.ndim]
+  assert sorted(sizes) == [1, 2, 3]  # One stands for the moment not kept.
+  whole, state = _step_of("adafactor", gradient, momentum=0.0)
+  np.testing.assert_allclose(whole, -np.ones((3, 2)), rtol=1e-5)
+  assert max(x.size for x in jax.tree.leaves(state)) == 6
+
+
+def test_adafactors_momentum_is_half_as_wide():
+  gradient = jnp.ones((4, 4))
+  updates, state = _step_of("adafactor", gradient)
+  np.testing.assert_allclose(updates, -0.1 * np.ones((4, 4)), rtol=1e-2)
+  dtypes = [str(x.dtype) for x in jax.tree.leaves(state) if x.size == 16]
+  assert sorted(dtypes) == ["bfloat16", "float32"]
+  options = {"momentum_dtype": "float32"}
+  _, state = _step_of("adafactor", gradient, **options)
+  dtypes = {str(x.dtype) for x in jax.tree.leaves(state) if x.size == 16}
+  assert dtypes == {"float32"}
+
+
+def test_adafactor_may_clip_and_scale_by_parameters():
+  gradient = jnp.full((4, 4), 1.0)
+  plain, _ = _step_of("adafactor", gradient, momentum=0.0)
+  clipped, _ = _step_of(
+    "adafactor", gradient, momentum=0.0, clip_update_rms=0.25
+  )
+  np.testing.assert_allclose(clipped, 0.25 * plain, rtol=1e-5)
+  tx = optim.make(
+    total_steps=10,
+    lr=1.0,
+    name="adafactor",
+    schedule="constant",
+    momentum=0.0,
+    scale_by_params=True,
+  ).tx
+  params = {"w": jnp.full((4, 4), 3.0)}
+  updates, _ = tx.update({"w": gradient}, tx.init(params), params)
+  np.testing.assert_allclose(updates["w"], 3.0 * plain, rtol=1e-5)
+
+
+def test_adafactors_memory_of_the_second_moment_has_a_cap():
+  # After many steps of 1 and one of 10: kept at most b2 of the old moment.
+  tx = optim.make(
+    total_steps=10_000,
+    lr=1.0,
+    name="adafactor",
+    schedule="constant",
+    clip_norm=0.0,
+    momentum=0.0,
+    b2=0.5,
+  ).tx
+  params = {"w": jnp.ones((1, 1))}
+  state = tx.init(params)
+  for value in (1.0, 1.0, 1.0, 1.0, 10.0):
+    updates, state = tx.update({"w": jnp.full((1, 1), value)}, state, params)
+  np.testing.assert_allclose(updates["w"], -10 / 50.5**0.5, rtol=1e-4)
+
+
 def _params():
   """A stack of two blocks, a head, and the vectors that go with them."""
   return {
@@ -100,10 +212,23 @@ def test_frozen_matrices_are_kept_in_the_dtype_that_is_asked_for():
     ({"train": ("head",), "freeze": ("head",)}, "leave nothing to train"),
     ({"train": ()}, "leave nothing to train"),
     ({"frozen_dtype": "int4"}, r"frozen_dtype='int4' is none of"),
+    ({"name": "adamm"}, r"optim.name='adamm' is unknown.*'adamw', 'lion'"),
+    ({"schedule": "cos"}, r"optim.schedule='cos' is unknown.*'cosine'"),
+    (
+      {"name": "lion", "decay_rate": 0.8},
+      r"decay_rate is no option of optim.name='lion', which takes \['b1', 'b2'",
+    ),
+    (
+      {"schedule": "constant", "final_lr_share": 0.1},
+      r"final_lr_share is no option of .*'constant', which takes none",
+    ),
+    ({"schedule": "rsqrt"}, r"needs optim.rsqrt_steps"),
+    ({"accumulate": 0}, r"optim.accumulate=0"),
+    ({"ema_decay": 1.0}, r"ema_decay=1.0"),
   ],
 )
 def test_what_a_user_gets_wrong_is_named(options, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises((ValueError, KeyError), match=message):
     optim.make(total_steps=10, lr=0.1, **options).partition(_params())
 
 
@@ -115,5 +240,5 @@ def test_clipping_is_of_all_gradients_together():
   for grads in (small, large):
     _, after = tx.update(grads, tx.init(params), params)
     # First moment: 0.1 of the clipped gradient, whose norm is 0.5.
-    moments = [float(after[1][0].mu[k][0, 0]) for k in ("a", "b")]
+    moments = [float(after[1].mu[k][0, 0]) for k in ("a", "b")]
     np.testing.assert_allclose(moments, [0.03, 0.04], rtol=1e-4)

@@ -115,6 +115,12 @@ class Store:
     except (OSError, ValueError) as e:
       raise self._cannot_write(e) from e
 
+  def check(self) -> None:
+    """OSError if a save failed since; does not wait for one under way."""
+    # Orbax's own check_for_errors says nothing of a save that has ended.
+    if not self._manager.is_saving_in_progress():
+      self.wait()
+
   def wait(self) -> None:
     """Waits for the save that is under way; OSError if it failed."""
     try:

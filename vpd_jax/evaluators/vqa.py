@@ -6,17 +6,20 @@ answers benchmarks directly (Hu et al., arXiv:2312.03052, section 3.2).
 """
 
 import functools
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from vpd_jax import step
 from vpd_jax.decode import loop
 from vpd_jax.evaluators import rationale, scoring
-from vpd_jax.input import pipeline, records, tasks
+from vpd_jax.input import mixture, pipeline, records, tasks
 from vpd_jax.sharding import place
 
 MODES = ("direct", "rationale")
@@ -24,6 +27,9 @@ MODES = ("direct", "rationale")
 
 class Evaluator:
   """Predicts and scores one split of a data set.
+
+  Of several processes, all call its methods; each reads and scores the rows
+  that its devices hold, and all get the whole.
 
   Args:
     parts: what the config built.
@@ -57,6 +63,7 @@ class Evaluator:
     self._dir, self._split = dir, split
     records.find_shards(dir, split)
     self._batch_size = batch_size
+    self._rows = mixture.rows_of(parts.batch_sharding, batch_size)
     self._suffixes: dict[str, Any] = {
       "label_suffix": label_suffix,
       "rationale_suffix": rationale_suffix,
@@ -74,8 +81,8 @@ class Evaluator:
       its text, answer and whether that is correct; None for a mode not run.
       And the seconds that each mode's decoding took.
     """
-    rows, seconds = [], dict.fromkeys(self._modes, 0.0)
-    for batch, batch_records in self._load():
+    rows, seconds = {}, dict.fromkeys(self._modes, 0.0)
+    for number, (batch, batch_records) in enumerate(self._load()):
       texts = {}
       for mode in self._modes:
         start = time.perf_counter()
@@ -96,8 +103,8 @@ class Evaluator:
           "rationale_answer": answer,
           "rationale_is_correct": _is_correct(answer, record),
         }
-        rows.append(row)
-    return rows, seconds
+        rows[number * self._batch_size + self._rows[index]] = row
+    return _gather(rows), seconds
 
   def score(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Share of right answers in rows of `predict`, per mode."""
@@ -130,6 +137,7 @@ class Evaluator:
           self._parts.lengths,
           self._batch_size,
           image_px=self._parts.image_px,
+          rows=self._rows,
           with_targets=False,
           **self._suffixes,
           **self._parts.row_options,
@@ -149,22 +157,41 @@ class Evaluator:
       graphdef=parts.graphdef,
       max_new_tokens=getattr(parts.lengths, task),
       eos_id=parts.tokenizer.eos_id,
+      whole=NamedSharding(parts.batch_sharding.mesh, PartitionSpec()),
     )
-    texts = [parts.tokenizer.decode(row) for row in np.asarray(ids).tolist()]
+    mine = np.asarray(ids)[self._rows].tolist()
+    texts = [parts.tokenizer.decode(row) for row in mine]
     return dict(enumerate(texts))
 
 
 @functools.partial(
-  jax.jit, static_argnames=("graphdef", "max_new_tokens", "eos_id")
+  jax.jit, static_argnames=("graphdef", "max_new_tokens", "eos_id", "whole")
 )
-def _greedy(params, image, prompt, *, graphdef, max_new_tokens, eos_id):
-  return loop.greedy(
+def _greedy(params, image, prompt, *, graphdef, max_new_tokens, eos_id, whole):
+  ids = loop.greedy(
     step.merge(graphdef, params),
     image,
     prompt,
     max_new_tokens=max_new_tokens,
     eos_id=eos_id,
   )
+  # A process can look at all of an array only where it is whole everywhere.
+  return jax.lax.with_sharding_constraint(ids, whole)
+
+
+def _gather(rows: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+  """Rows by number, of all processes, in order; some may have the same."""
+  if jax.process_count() > 1:
+    own = np.frombuffer(json.dumps(rows).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(own.size))
+    padded = np.pad(own, (0, int(sizes.max()) - own.size))
+    texts = multihost_utils.process_allgather(padded)
+    rows = {
+      int(number): row
+      for text, size in zip(texts, sizes, strict=True)
+      for number, row in json.loads(text[:size].tobytes()).items()
+    }
+  return [rows[number] for number in sorted(rows)]
 
 
 def _is_correct(answer: str | None, record) -> bool | None:

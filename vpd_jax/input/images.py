@@ -21,10 +21,14 @@ KERNELS: Mapping[str, Image.Resampling] = types.MappingProxyType(
     "lanczos": Image.Resampling.LANCZOS,
   }
 )
+DEFAULT_KERNEL = "bicubic"
 
 
 def decode(
-  encoded: bytes, size_px: int, name: str = "image", kernel: str = "bicubic"
+  encoded: bytes,
+  size_px: int,
+  name: str = "image",
+  kernel: str = DEFAULT_KERNEL,
 ) -> np.ndarray:
   """Decodes a JPEG or PNG and resizes it to a square.
 

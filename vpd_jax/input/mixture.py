@@ -1,15 +1,20 @@
 """Which record comes when: data set weights, epochs, seeds, process rows.
 
-An order is an endless sequence of record numbers, counted over the data sets
-one after another. Every process draws the same order and takes its own rows
-of each batch, so the batches do not depend on the number of processes.
+An order is an endless sequence of numbers of units (records, or groups of one
+image), counted over the data sets one after another. Every process draws the
+same order and takes its own rows of each batch, so the batches do not depend
+on the number of processes.
 """
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import grain
 import numpy as np
+
+if TYPE_CHECKING:
+  import jax
 
 
 def order(
@@ -21,7 +26,7 @@ def order(
   row, each data set has its share of n, to within rounding.
 
   Args:
-    sizes: records in each data set.
+    sizes: units in each data set.
     weights: relative share of each; they need not add up to 1.
     seed: of the shuffles.
 
@@ -72,20 +77,20 @@ class _Epochs:
     return self._start + int(numbers[place])
 
 
-def process_rows(
-  batch_size: int, process_index: int, process_count: int
-) -> range:
-  """Rows of a global batch that one of several equal processes feeds.
+def rows_of(sharding: "jax.sharding.Sharding", batch_size: int) -> list[int]:
+  """Rows of a global batch that this process's devices hold.
 
-  Raises:
-    ValueError: if the batch does not divide.
+  Two processes have the same rows where a mesh axis that does not cut the
+  batch, as `tensor`, crosses them.
+
+  Args:
+    sharding: of an array whose only axis, or only cut axis, is the rows.
+    batch_size: number of rows; must divide over the devices that share them.
+
+  Returns:
+    Row numbers, ascending: the order in which JAX maps a process's rows to
+    its devices.
   """
-  if batch_size % process_count:
-    near = batch_size // process_count * process_count
-    raise ValueError(
-      f"input.batch_size={batch_size} does not divide over {process_count}"
-      f" processes; try {near or process_count} or {near + process_count}."
-    )
-  per_process = batch_size // process_count
-  start = process_index * per_process
-  return range(start, start + per_process)
+  held = sharding.addressable_devices_indices_map((batch_size,)).values()
+  parts = [index[0] for index in held if index is not None]
+  return sorted({row for part in parts for row in range(batch_size)[part]})

@@ -1,143 +1,83 @@
 """Data sets -> batches: endless for training, one pass for evaluation.
 
-The chain is grain's: an order of record numbers (`mixture`), cut into
-batches, each loaded by one reading thread ahead of the step. The position is
-one number, so a resumed run sees what an unbroken one would have seen.
+An order of units (`mixture`) is cut into batches, each made ahead of the step
+(`workers`). The position is the number of batches given out, so a resumed run
+sees what an unbroken one would have seen, however many threads, workers or
+processes either has.
 """
 
-import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
-from vpd_jax.input import mixture, schema, tasks
+from vpd_jax.input import examples, mixture, tasks, workers
+from vpd_jax.input.examples import Batch, ExampleSource
 from vpd_jax.input.records import RecordSource, find_shards
+from vpd_jax.input.synthetic import SyntheticSource
 from vpd_jax.input.tokens import Tokenizer
-
-Batch = dict[str, np.ndarray]
-
-
-class ExampleSource:
-  """Rows of a batch by record number; keeps them if told to."""
-
-  def __init__(
-    self,
-    records: RecordSource,
-    tokenizer: Tokenizer,
-    lengths: tasks.Lengths,
-    *,
-    cache: bool = False,
-    drop_long: bool = False,
-    **options,
-  ):
-    """Prepares the rows; reads all records once if `drop_long`.
-
-    Args:
-      records: TFRecord shards.
-      tokenizer: for prompts and targets.
-      lengths: of the token arrays.
-      cache: keep each row once it was made. For data sets that fit memory: a
-        row takes its pixels and about 2 kB.
-      drop_long: leave out records with a prompt or an answer that does not
-        fit `lengths`, and rationales that do not, and log how many; otherwise
-        such a record is an error when it comes. A record whose rationale is
-        left out stays, for its label.
-      **options: of `tasks.to_arrays`.
-    """
-    self._records = records
-    self._tokenizer = tokenizer
-    self._lengths = lengths
-    self._options = options
-    self._kept: Sequence[int] = range(len(records))
-    self._without_rationale: set[int] = set()
-    if drop_long:
-      self._drop_long()
-    self._cache: dict[int, Batch] | None = {} if cache else None
-
-  def __len__(self) -> int:
-    return len(self._kept)
-
-  def __getitem__(self, index: int) -> Batch:
-    if self._cache is None:
-      return self.arrays(self.record(index))
-    row = self._cache.get(index)
-    if row is None:
-      row = self._cache[index] = self.arrays(self.record(index))
-    return row
-
-  def record(self, index: int) -> dict[str, Any]:
-    """The record itself, see `schema`."""
-    number = self._kept[index]
-    record = schema.parse(self._records[number])
-    return _blank(record) if number in self._without_rationale else record
-
-  def arrays(self, record: Mapping[str, Any]) -> Batch:
-    """The record as a row of a batch."""
-    return tasks.to_arrays(
-      record, self._tokenizer, self._lengths, **self._options
-    )
-
-  def _drop_long(self) -> None:
-    """Finds what does not fit, reading all records once."""
-    kept = []
-    for number in self._kept:
-      record = schema.parse(self._records[number])
-      if self._fits(record):
-        kept.append(number)
-      elif self._fits(_blank(record)):
-        kept.append(number)
-        self._without_rationale.add(number)
-    if len(kept) < len(self._kept) or self._without_rationale:
-      logging.warning(
-        "%r: left out %d records and %d rationales that do not fit %s",
-        self._records,
-        len(self._kept) - len(kept),
-        len(self._without_rationale),
-        self._lengths,
-      )
-    self._kept = kept
-
-  def _fits(self, record: Mapping[str, Any]) -> bool:
-    options = {
-      k: v for k, v in self._options.items() if not k.startswith("image_")
-    }
-    try:
-      tasks.tokenize(record, self._tokenizer, self._lengths, **options)
-    except tasks.TooLongError:
-      return False
-    return True
 
 
 class TrainBatches:
-  """Endless batches with a position that can be saved and set."""
+  """Endless batches with a position that can be saved and set.
+
+  Attributes:
+    waited_s: seconds that `next` took so far.
+  """
 
   def __init__(
-    self, order: grain.MapDataset, load, *, num_threads: int, about: dict
+    self,
+    source: workers.BatchSource,
+    *,
+    num_threads: int,
+    num_workers: int,
+    about: dict[str, Any],
   ):
-    """Starts at the first batch.
+    """Starts before the first batch.
 
     Args:
-      order: batches of record numbers.
-      load: record numbers of a global batch -> this process's rows.
-      num_threads: that load ahead; 0: load when asked.
+      source: of the batches.
+      num_threads, num_workers: as in `workers.iterate`.
       about: JSON-safe facts that the order depends on; saved with the
         position, and compared when it is set.
     """
-    read = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)
-    self._iterator = iter(order.map(load).to_iter_dataset(read))
+    self._source = source
+    self._ahead = {"num_threads": num_threads, "num_workers": num_workers}
     self._about = about
+    self._position = 0
+    self._iterator: workers.Batches | None = None
+    self.waited_s = 0.0
 
   def __iter__(self) -> "TrainBatches":
     return self
 
   def __next__(self) -> Batch:
-    return next(self._iterator)
+    """The next batch: this process's rows.
+
+    Raises:
+      ValueError: if a record of it is damaged or does not fit.
+      ChildProcessError: if a worker was killed.
+    """
+    start = time.perf_counter()
+    if self._iterator is None:
+      self._iterator = workers.iterate(
+        self._source, self._position, **self._ahead
+      )
+    try:
+      batch = next(self._iterator)
+    finally:
+      self.waited_s += time.perf_counter() - start
+    self._position += 1
+    return batch
+
+  def example_ids(self, batch_number: int) -> list[str]:
+    """Names of all rows of a global batch, read when asked; 0 is the first."""
+    return self._source.example_ids(batch_number)
 
   def get_state(self) -> dict[str, Any]:
     """Position after the batches given out so far; JSON-safe."""
-    return {"order": self._about, "position": self._iterator.get_state()}
+    return {"order": self._about, "position": self._position}
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Goes on from a saved position.
@@ -152,14 +92,20 @@ class TrainBatches:
       for key in sorted({*saved, *self._about})
       if saved.get(key) != self._about.get(key)
     ]
-    if differ:
+    if differ or not isinstance(state["position"], int):
+      why = "; ".join(differ) or f"position {state['position']!r} is no number"
       raise ValueError(
-        "the saved input position belongs to another input ("
-        + "; ".join(differ)
-        + "). Go on with the same data and settings, or start in a new"
-        " workdir."
+        f"the saved input position belongs to another input ({why}). Go on"
+        " with the same data and settings, or start in a new workdir."
       )
-    self._iterator.set_state(dict(state["position"]))
+    self.close()
+    self._position = state["position"]
+
+  def close(self) -> None:
+    """Ends threads and workers; they start anew with the next `next`."""
+    if self._iterator is not None:
+      self._iterator.close()
+      self._iterator = None
 
 
 def train_batches(
@@ -170,10 +116,13 @@ def train_batches(
   *,
   seed: int,
   image_px: int,
+  questions_per_image: int = 1,
   cache: bool = False,
   drop_long: bool = False,
   rows: Sequence[int] | None = None,
   num_threads: int = 1,
+  num_workers: int = 0,
+  synthetic: bool = False,
   **options,
 ) -> TrainBatches:
   """Shuffled, mixed, endless batches.
@@ -183,25 +132,54 @@ def train_batches(
       from the rest, options of `tasks.to_arrays`.
     tokenizer: for prompts and targets.
     lengths: of the token arrays.
-    batch_size: examples in a global batch.
+    batch_size: questions in a global batch.
     seed: of the order.
     image_px: height and width of images.
-    cache: keep rows in memory, see `ExampleSource`.
+    questions_per_image: questions that share an image of the batch, see
+      `ExampleSource`. With several data sets, weights are shares of images.
+    cache: keep what was made in memory, see `ExampleSource`.
     drop_long: leave out records that do not fit, see `ExampleSource`.
     rows: of the global batch that this process loads, see
-      `mixture.process_rows`; None: all.
-    num_threads: that load ahead.
+      `mixture.rows_of`; None: all.
+    num_threads: that load ahead, in each process that loads.
+    num_workers: processes that load beside this one; 0: this one does. The
+      batches are the same. Each takes about 200 MB and four batches of memory,
+      and a few seconds to start.
+    synthetic: read no data: one random batch again and again.
     **options: of `tasks.to_arrays`, for all data sets.
 
   Returns:
     Iterator of dicts of arrays as `tasks.to_arrays` returns, with a leading
-    axis of len(rows).
+    axis: len(rows) for texts, len(rows) / questions_per_image for `image`.
 
   Raises:
     FileNotFoundError: if a data set is not there.
-    ValueError: if a data set is empty or damaged, or its first record does
-      not fit; later records are checked when they come.
+    ValueError: if a data set is empty or damaged, its first record does not
+      fit, or rows do not hold whole groups; later records are checked when
+      they come.
   """
+  units = _units(batch_size, rows, questions_per_image)
+  about: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
+  if questions_per_image > 1:
+    about["questions_per_image"] = questions_per_image
+  if synthetic:
+    made = SyntheticSource(
+      tokenizer,
+      lengths,
+      batch_size,
+      image_px=image_px,
+      seed=seed,
+      units=units,
+      questions_per_image=questions_per_image,
+    )
+    about["synthetic"] = True
+    return TrainBatches(made, num_threads=0, num_workers=0, about=about)
+  if cache and num_workers:
+    raise ValueError(
+      f"input.cache=True keeps rows in this process, and"
+      f" input.num_workers={num_workers} makes them in others. Use one of them:"
+      " cache for data that fits memory, workers for data that does not."
+    )
   sources, weights = [], []
   for entry in data:
     entry = {**options, **entry}
@@ -213,31 +191,75 @@ def train_batches(
       lengths,
       cache=cache,
       drop_long=drop_long,
+      questions_per_image=questions_per_image,
       image_px=image_px,
       **entry,
     )
     sources.append(source)
   sizes = [len(source) for source in sources]
-  order = mixture.order(sizes, weights, seed).batch(batch_size, batch_fn=list)
+  order = mixture.order(sizes, weights, seed)
   for source in sources:
     _ = source[0]  # A misspelt option fails here, not in a thread.
-  ends = np.cumsum(sizes)
-  mine = range(batch_size) if rows is None else rows
+  about |= {"sizes": sizes, "weights": weights}
+  return TrainBatches(
+    _Mixed(sources, order, batch_size // questions_per_image, units),
+    num_threads=num_threads,
+    num_workers=num_workers,
+    about=about,
+  )
 
-  def load(numbers: list[int]) -> Batch:
-    loaded = []
-    for number in (numbers[row] for row in mine):
-      part = int(np.searchsorted(ends, number, side="right"))
-      loaded.append(sources[part][number - int(ends[part]) + sizes[part]])
-    return _stack(loaded)
 
-  about = {
-    "batch_size": batch_size,
-    "seed": seed,
-    "sizes": sizes,
-    "weights": weights,
-  }
-  return TrainBatches(order, load, num_threads=num_threads, about=about)
+class _Mixed:
+  """Batches of several sources in one order; a `workers.BatchSource`."""
+
+  def __init__(
+    self,
+    sources: Sequence[ExampleSource],
+    order: Any,
+    units_per_batch: int,
+    mine: Sequence[int],
+  ):
+    """Args: order: of `mixture`; mine: units of a batch to load."""
+    self._sources, self._order = sources, order
+    self._units_per_batch, self._mine = units_per_batch, mine
+    self._ends = np.cumsum([len(source) for source in sources])
+
+  def __getitem__(self, number: int) -> Batch:
+    found = [self._find(number, unit) for unit in self._mine]
+    return examples.join([source[index] for source, index in found])
+
+  def example_ids(self, number: int) -> list[str]:
+    ids = []
+    for unit in range(self._units_per_batch):
+      source, index = self._find(number, unit)
+      ids += source.example_ids(index)
+    return ids
+
+  def _find(self, number: int, unit: int) -> tuple[ExampleSource, int]:
+    """A unit of a batch: which source has it, and its number there."""
+    at = self._order[number * self._units_per_batch + unit]
+    part = int(np.searchsorted(self._ends, at, side="right"))
+    source = self._sources[part]
+    return source, at - int(self._ends[part]) + len(source)
+
+
+def _units(
+  batch_size: int, rows: Sequence[int] | None, questions_per_image: int
+) -> list[int]:
+  """Units of a batch that hold these rows, and no others."""
+  size = questions_per_image
+  mine = list(range(batch_size) if rows is None else rows)
+  starts = mine[::size]
+  whole = [start + i for start in starts for i in range(size)]
+  if mine == whole and all(start % size == 0 for start in starts):
+    return [start // size for start in starts]
+  step = size * (batch_size // len(mine))
+  near = batch_size // step * step
+  raise ValueError(
+    f"input.batch_size={batch_size} does not cut into whole groups of"
+    f" input.questions_per_image={size} where each process has {len(mine)} rows;"
+    f" try {f'{near} or ' if near else ''}{near + step}."
+  )
 
 
 def eval_batches(
@@ -285,20 +307,12 @@ def eval_batches(
     is_real = numbers < len(source)
     records = [source.record(min(n, len(source) - 1)) for n in numbers]
     if not with_targets:
-      rows_of = [_blank(record) | {"answer": ""} for record in records]
+      rows_of = [examples.blank(record) | {"answer": ""} for record in records]
     else:
       rows_of = records
-    batch = _stack([source.arrays(record) for record in rows_of])
+    arrays = [source.arrays(record) for record in rows_of]
+    batch = {key: np.stack([a[key] for a in arrays]) for key in arrays[0]}
     for key in ("label_weights", "rationale_weights"):
       batch[key] *= is_real[:, None]
     batch["is_real"] = is_real
     yield batch, [r for r, real in zip(records, is_real, strict=True) if real]
-
-
-def _stack(rows: Sequence[Batch]) -> Batch:
-  return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-
-
-def _blank(record: dict[str, Any]) -> dict[str, Any]:
-  """The record without its rationales."""
-  return record | {"rationale": "", "reference_rationale": ""}

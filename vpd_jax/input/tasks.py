@@ -46,7 +46,8 @@ def to_arrays(
   lengths: Lengths,
   *,
   image_px: int,
-  image_kernel: str = "bicubic",
+  image_kernel: str = images.DEFAULT_KERNEL,
+  image_resize_px: int | None = None,
   **options: Any,
 ) -> dict[str, np.ndarray]:
   """One row of a batch.
@@ -58,6 +59,8 @@ def to_arrays(
     image_px: height and width of the image.
     image_kernel: it is resized with, one of `images.KERNELS`; the image
       tower's own is in `preprocess.FAMILIES`.
+    image_resize_px: side that a picture is resized to, where the tower sees
+      only its first image_px rows and columns; None: image_px.
     **options: of `tokenize`.
 
   Returns:
@@ -69,11 +72,16 @@ def to_arrays(
 
   Raises:
     TooLongError: if a text does not fit; nothing is cut.
-    ValueError: if the image cannot be decoded.
+    ValueError: if the image cannot be decoded, or image_resize_px is less than
+      image_px.
   """
+  side = image_resize_px or image_px
+  if side < image_px:
+    raise ValueError(f"image_resize_px={side} is less than {image_px=}.")
   arrays = tokenize(record, tokenizer, lengths, **options)
   name = f"image {record['image_id']!r} of record {record['example_id']!r}"
-  arrays["image"] = images.decode(record["image"], image_px, name, image_kernel)
+  image = images.decode(record["image"], side, name, image_kernel)
+  arrays["image"] = image[:image_px, :image_px]
   return arrays
 
 

@@ -11,7 +11,7 @@ tensorflow/core/lib/io/record_writer.h and core/example/example.proto.
 """
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import google_crc32c
@@ -115,14 +115,27 @@ def encode_example(features: Mapping[str, Value]) -> bytes:
   return example.SerializeToString(deterministic=True)
 
 
-def decode_example(payload: bytes) -> dict[str, list]:
-  """The inverse of `encode_example`; ValueError if it is no Example."""
+def decode_example(
+  payload: bytes, names: Collection[str] | None = None
+) -> dict[str, list]:
+  """The inverse of `encode_example`.
+
+  Args:
+    payload: as `encode_example` made it.
+    names: features to decode, of those that are there; None: all.
+
+  Raises:
+    ValueError: if it is no Example.
+  """
   try:
     example = _EXAMPLE.FromString(payload)
   except Exception as e:  # protobuf's DecodeError differs between backends.
     raise ValueError(f"not a tf.train.Example: {e}") from e
-  out = {}
-  for name, feature in example.features.feature.items():
+  features, out = example.features.feature, {}
+  for name in features if names is None else names:
+    if name not in features:
+      continue
+    feature = features[name]
     kind = feature.WhichOneof("kind")
     out[name] = list(getattr(feature, kind).value) if kind else []
   return out

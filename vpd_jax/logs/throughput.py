@@ -1,68 +1,69 @@
-"""How fast a run steps: a stopwatch that can be paused for other work."""
+"""How fast a run steps, and what share of the machine's peak that is."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
+
+from vpd_jax.logs import goodput, mfu
 
 
 class Throughput:
-  """Counts steps and the seconds they took.
+  """Rates over the steps since they were last read.
 
-  Steps are dispatched ahead of the device: wait for a step's metrics before
-  `read`, or the figures are of the dispatch.
+  Time is what the clock counts as "step" and "input": compiling, saving and
+  evaluating are left out.
   """
 
   def __init__(
-    self, batch_size: int, clock: Callable[[], float] = time.perf_counter
+    self,
+    clock: goodput.Goodput,
+    batch_size: int,
+    flops: mfu.StepFlops,
+    *,
+    devices: int,
+    peak: float | None,
   ):
-    """Stands still until `start`.
+    """Starts at what the clock says now.
 
     Args:
+      clock: of the run.
       batch_size: examples in a global batch.
-      clock: seconds from any origin.
+      flops: of one step.
+      devices: that share it.
+      peak: FLOPs per second of a device; None: not known.
     """
-    self._batch_size, self._clock = batch_size, clock
-    self._since: float | None = None
-    self._seconds = 0.0
-    self._steps = 0
-    self._at_read = (0.0, 0)
-    self._at_take = 0.0
+    self._clock, self._batch_size, self._flops = clock, batch_size, flops
+    self._devices, self._peak = devices, peak
+    self._steps, self._tokens = 0, 0.0
+    self._at_read = clock.seconds()
 
-  def start(self) -> None:
-    """Starts or goes on; no effect while it runs."""
-    if self._since is None:
-      self._since = self._clock()
-
-  resume = start
-
-  def pause(self) -> None:
-    """Stops, as for an evaluation; no effect while it stands still."""
-    if self._since is not None:
-      self._seconds += self._clock() - self._since
-      self._since = None
-
-  def step(self) -> None:
-    """Counts a step."""
+  def step(self, metrics: Mapping[str, float]) -> None:
+    """Counts a step that is done; "tokens" are its target tokens."""
     self._steps += 1
+    self._tokens += metrics.get("tokens", 0.0)
 
   def read(self) -> dict[str, float]:
-    """Rates since the last `read`; empty if no step was counted."""
-    seconds, steps = self._elapsed(), self._steps
-    seconds_then, steps_then = self._at_read
-    self._at_read = (seconds, steps)
-    seconds, steps = seconds - seconds_then, steps - steps_then
+    """Rates since the last `read`; empty if no step was counted.
+
+    "mfu" and "hfu" (model and hardware FLOPs over the peak) are there where
+    the peak is known.
+    """
+    now = self._clock.seconds()
+    spent = {kind: now[kind] - self._at_read[kind] for kind in now}
+    seconds = spent["step"] + spent["input"]
+    steps, tokens = self._steps, self._tokens
+    self._steps, self._tokens, self._at_read = 0, 0.0, now
     if not steps or seconds <= 0:
       return {}
-    return {
+    rate = steps / seconds / self._devices
+    out = {
       "seconds_per_step": seconds / steps,
       "examples_per_s": steps * self._batch_size / seconds,
+      "input_wait_share": spent["input"] / seconds,
+      "model_tflops_per_s_per_device": self._flops.model * rate / 1e12,
+      "hardware_tflops_per_s_per_device": self._flops.hardware * rate / 1e12,
     }
-
-  def take_seconds(self) -> float:
-    """Seconds since the last `take_seconds`, pauses left out."""
-    seconds = self._elapsed()
-    taken, self._at_take = seconds - self._at_take, seconds
-    return taken
-
-  def _elapsed(self) -> float:
-    running = 0.0 if self._since is None else self._clock() - self._since
-    return self._seconds + running
+    if tokens:
+      out["target_tokens_per_s"] = tokens / seconds
+    if self._peak:
+      out["mfu"] = self._flops.model * rate / self._peak
+      out["hfu"] = self._flops.hardware * rate / self._peak
+    return out

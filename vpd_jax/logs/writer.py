@@ -1,4 +1,4 @@
-"""Scalars of a run: WORKDIR/metrics.jsonl, and the same for TensorBoard.
+"""Scalars of a run: WORKDIR/metrics.jsonl, the same for TensorBoard, wandb.
 
 A line is {"step": 100, "loss": 0.41, ...}. A resumed run drops what was
 written past the step that it goes on from, so no step is there twice.
@@ -9,7 +9,10 @@ import logging
 import math
 import os
 import pathlib
+import uuid
 from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
 
 import tensorboardX
 
@@ -23,6 +26,8 @@ class Writer:
     resume_step: int = 0,
     *,
     is_active: bool = True,
+    wandb: str = "",
+    config: Mapping[str, Any] | None = None,
   ):
     """Opens the files.
 
@@ -30,17 +35,29 @@ class Writer:
       workdir: where metrics.jsonl and tensorboard/ are.
       resume_step: the step whose checkpoint the run goes on from; 0: none.
       is_active: False writes nothing: of several processes, one writes.
+      wandb: project of Weights & Biases to write to as well; "": none. A run
+        that goes on there is the one of WORKDIR/wandb_id.
+      config: shown there.
 
     Raises:
+      ImportError: if wandb is asked for and not installed.
       OSError: if the files cannot be written.
       ValueError: if metrics.jsonl holds a line that is no JSON, other than a
         last one cut short.
     """
-    self._file = None
+    self._file = self._wandb = None
     if not is_active:
       return
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
+    if wandb:
+      self._wandb = import_wandb().init(
+        project=wandb,
+        id=_wandb_id(folder),
+        dir=os.fspath(folder),
+        resume="allow",
+        config=dict(config or {}),
+      )
     path = folder / "metrics.jsonl"
     if path.exists():
       _keep_until(path, resume_step)
@@ -63,12 +80,32 @@ class Writer:
       self._tensorboard.add_scalar(name, number, step)
     self._file.write(json.dumps(row) + "\n")
     self._file.flush()
+    if self._wandb is not None:
+      self._wandb.log({k: v for k, v in row.items() if k != "step"}, step=step)
 
   def close(self) -> None:
     """Writes out what is buffered; to be called last."""
     if self._file is not None:
       self._file.close()
       self._tensorboard.close()
+    if self._wandb is not None:
+      self._wandb.finish()
+
+
+def import_wandb() -> ModuleType:
+  """The module, for a config that asks for it.
+
+  Raises:
+    ImportError: if it is not installed; says how to.
+  """
+  try:
+    import wandb  # pyright: ignore[reportMissingImports]
+  except ImportError as e:
+    raise ImportError(
+      "config.log.wandb is set, but wandb is not installed: pip install"
+      " 'vpd_jax[wandb]'"
+    ) from e
+  return wandb
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
@@ -81,6 +118,14 @@ def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
   path = pathlib.Path(workdir) / "metrics.jsonl"
   lines = path.read_text(encoding="utf-8").splitlines()
   return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _wandb_id(folder: pathlib.Path) -> str:
+  """The run's name at wandb, which is kept beside it."""
+  path = folder / "wandb_id"
+  if not path.exists():
+    path.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
+  return path.read_text(encoding="utf-8").strip()
 
 
 def _keep_until(path: pathlib.Path, last_step: int) -> None:

@@ -1,4 +1,11 @@
-"""The step-by-step loss with the work that its two passes share done once."""
+"""The step-by-step loss with the work that its passes share done once.
+
+image, once -> tokens -> to each question's two prompts, 2B rows -> encoder
+                                   |
+label's rows -> decoder, T_label --+
+                                   +-> nats from hidden states, in chunks
+rationale's rows -> decoder, T_rationale
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,8 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vpd_jax.losses import plain
+from vpd_jax.losses import chunked, terms
 from vpd_jax.models import layers
+
+# `step.train_step` takes it from the module of the loss.
+totals = terms.totals
 
 
 def step_by_step(
@@ -15,56 +25,72 @@ def step_by_step(
   batch: Mapping[str, jax.Array],
   key: jax.Array | None = None,
   *,
+  totals: terms.Totals | None = None,
   rationale_weight: float = 1.0,
+  z_loss: float = 0.0,
+  chunk: int = 4096,
   dtype: str = "float32",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Same value and gradients as `plain.step_by_step`, for less work.
 
-  The image is encoded once and its tokens fan out to both prompts, which go
-  through the encoder as one batch of 2B rows (a prompt enters the encoder, so
-  no more than the image can be shared). Each target is then decoded at its
-  own length: a two-token label does not pay for a rationale's slots.
+  An image is encoded once and its tokens fan out to the prompts of all its
+  questions, which go through the encoder as one batch of 2B rows (a prompt
+  enters the encoder, so no more than the image can be shared). Each target is
+  then decoded at its own length: a two-token label does not pay for a
+  rationale's slots. Both together meet the output matrix once, in chunks of
+  its rows; see `chunked.token_nats`.
 
   Args:
-    model: has `encode_image`, `encode`, `decode` and `logits`.
+    model: has `encode_image`, `encode`, `decode` and `output`.
     batch: as in `plain.step_by_step`; both prompts have one length.
     key: for dropout; None for none.
+    totals: what sums over examples are divided by; None: `terms.totals`.
+    rationale_weight: w; 0 trains on labels only and skips the rest.
+    z_loss: see `terms.combine`.
+    chunk: see `chunked.token_nats`.
     dtype: of the activations; weights, and the loss itself, stay float32.
-    rationale_weight: w; 0 trains on labels only.
 
   Returns:
-    (loss float32[], metrics).
+    (loss float32[], metrics), see `terms.combine`.
   """
-  image_key, encode_key, label_key, rationale_key = layers.split(key, 4)
-  image_BPD = model.encode_image(batch["image"], jnp.dtype(dtype), image_key)
-  if not rationale_weight:
-    encoded = model.encode(image_BPD, batch["label_prompt"], encode_key)
-    label = _xent(model, encoded, batch, "label", label_key)
-    return plain.combine(label, None, 0.0)
-  prompts = (batch["label_prompt"], batch["rationale_prompt"])
-  encoded, mask = model.encode(
-    jax.tree.map(lambda x: jnp.concatenate([x, x]), image_BPD),
-    jnp.concatenate(prompts),
-    encode_key,
+  image_key, encode_key, *decode_keys = layers.split(key, 4)
+  names = ("label", "rationale") if rationale_weight else ("label",)
+  image_NPD = model.encode_image(batch["image"], jnp.dtype(dtype), image_key)
+  # Rows of an image are adjacent, so they stay on the device that has it.
+  prompts = jnp.stack([batch[f"{name}_prompt"] for name in names], axis=1)
+  prompts = prompts.reshape(-1, prompts.shape[-1])
+  image_RPD = jax.tree.map(
+    lambda x: jnp.repeat(x, len(prompts) // len(x), axis=0), image_NPD
   )
-  rows = batch["label_prompt"].shape[0]
-  return plain.combine(
-    _xent(model, (encoded[:rows], mask[:rows]), batch, "label", label_key),
-    _xent(
-      model,
-      (encoded[rows:], mask[rows:]),
-      batch,
-      "rationale",
-      rationale_key,
-    ),
-    rationale_weight,
+  encoded = model.encode(image_RPD, prompts, encode_key)
+  hidden = []
+  for index, name in enumerate(names):
+    own = _every(encoded, index, len(names))
+    target = batch[f"{name}_target"]
+    hidden.append(model.decode(*own, target, decode_keys[index]))
+  nats_BT, log_z_BT = chunked.token_nats(
+    model.output(jnp.concatenate(hidden, axis=1)),
+    jnp.concatenate([batch[f"{name}_target"] for name in names], axis=1),
+    chunk=chunk,
+  )
+  sums: dict[str, Any] = {"rationale": None}
+  start = 0
+  for name in names:
+    weights_BT = batch[f"{name}_weights"]
+    end = start + weights_BT.shape[1]
+    sums[name] = terms.sum_examples(
+      nats_BT[:, start:end], log_z_BT[:, start:end], weights_BT
+    )
+    start = end
+  if totals is None:
+    totals = terms.totals(batch)
+  return terms.combine(
+    sums["label"], sums["rationale"], totals, rationale_weight, z_loss
   )
 
 
-def _xent(model, encoded, batch, name, key):
-  targets = batch[f"{name}_target"]
-  return plain.per_example_xent(
-    model.logits(model.decode(*encoded, targets, key)),
-    targets,
-    batch[f"{name}_weights"],
+def _every(tree: Any, start: int, stride: int) -> Any:
+  """Rows start, start + stride and so on of each array."""
+  return jax.tree.map(
+    lambda x: x.reshape(-1, stride, *x.shape[1:])[:, start], tree
   )

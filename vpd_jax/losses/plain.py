@@ -6,6 +6,8 @@ Each term is a token cross-entropy averaged over an example's own target, then
 over the examples that have that target. Source: Hu et al., Visual Program
 Distillation, arXiv:2312.03052, Eq. 1 (w = 1); the ancestor is Hsieh et al.,
 Distilling Step-by-Step, arXiv:2305.02301.
+
+A batch has N images and B rows of text: B / N adjacent rows ask of one image.
 """
 
 from collections.abc import Mapping
@@ -14,7 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vpd_jax.losses import terms
 from vpd_jax.models import layers
+
+# `step.train_step` takes it from the module of the loss.
+totals = terms.totals
 
 
 def per_example_xent(
@@ -35,43 +41,26 @@ def per_example_xent(
   Raises:
     ValueError: if the shapes do not agree.
   """
-  if logits_BTV.shape[:2] != targets_BT.shape or (
-    targets_BT.shape != weights_BT.shape
-  ):
+  nats_BT, log_z_BT = token_nats(logits_BTV, targets_BT)
+  sums = terms.sum_examples(nats_BT, log_z_BT, weights_BT)
+  return sums.nats, terms.count_examples(weights_BT)
+
+
+def token_nats(
+  logits_BTV: jax.Array, targets_BT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Cross-entropy of each target token, and its log Z: float32[B, T] each."""
+  if logits_BTV.shape[:2] != targets_BT.shape:
     raise ValueError(
-      f"logits {logits_BTV.shape}, targets {targets_BT.shape} and weights"
-      f" {weights_BT.shape} do not agree in [B, T]."
+      f"logits {logits_BTV.shape} and targets {targets_BT.shape} do not agree"
+      " in [B, T]."
     )
-  log_probs_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32), axis=-1)
+  logits_BTV = logits_BTV.astype(jnp.float32)
+  log_probs_BTV = jax.nn.log_softmax(logits_BTV, axis=-1)
   # A product with one-hot rows: the gradient of a gather is a slow scatter.
   one_hot_BTV = jax.nn.one_hot(targets_BT, logits_BTV.shape[-1])
-  nats_BT = -jnp.sum(log_probs_BTV * one_hot_BTV, axis=-1) * weights_BT
-  tokens_B = jnp.sum(weights_BT, axis=-1)
-  nats = jnp.sum(jnp.sum(nats_BT, axis=-1) / jnp.maximum(tokens_B, 1))
-  return nats, jnp.sum((tokens_B > 0).astype(jnp.float32))
-
-
-def combine(
-  label: tuple[jax.Array, jax.Array],
-  rationale: tuple[jax.Array, jax.Array] | None,
-  rationale_weight: float,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Adds the two terms, each divided by how many examples have it.
-
-  Args:
-    label, rationale: (nats, examples) from `per_example_xent`; rationale may
-      be None where its weight is 0.
-    rationale_weight: w.
-
-  Returns:
-    (loss float32[], metrics: the loss and each term, float32[]).
-  """
-  loss = _mean(*label)
-  metrics = {"loss_label": loss}
-  if rationale is not None:
-    metrics["loss_rationale"] = _mean(*rationale)
-    loss = loss + rationale_weight * metrics["loss_rationale"]
-  return loss, metrics | {"loss": loss}
+  nats_BT = -jnp.sum(log_probs_BTV * one_hot_BTV, axis=-1)
+  return nats_BT, jax.nn.logsumexp(logits_BTV, axis=-1)
 
 
 def step_by_step(
@@ -79,39 +68,46 @@ def step_by_step(
   batch: Mapping[str, jax.Array],
   key: jax.Array | None = None,
   *,
+  totals: terms.Totals | None = None,
   rationale_weight: float = 1.0,
+  z_loss: float = 0.0,
   dtype: str = "float32",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The loss in two honest passes: one per target, image encoded in each.
 
   Args:
     model: has `encode_image`, `encode`, `decode` and `logits`.
-    batch: image uint8[B, height, width, 3]; label_prompt, rationale_prompt
+    batch: image uint8[N, height, width, 3]; label_prompt, rationale_prompt
       int32[B, S]; label_target int32[B, T], label_weights float32[B, T]; the
-      same for rationale_*, whose T may differ.
+      same for rationale_*, whose T may differ. B is a multiple of N.
     key: for dropout; None for none.
-    dtype: of the activations; weights, and the loss itself, stay float32.
+    totals: what sums over examples are divided by; None: `terms.totals`.
     rationale_weight: w; 0 trains on labels only and skips the second pass.
+    z_loss: see `terms.combine`.
+    dtype: of the activations; weights, and the loss itself, stay float32.
 
   Returns:
-    (loss float32[], metrics).
+    (loss float32[], metrics), see `terms.combine`.
   """
   label_key, rationale_key = layers.split(key, 2)
   label = _pass(model, batch, "label", dtype, label_key)
   rationale = None
   if rationale_weight:
     rationale = _pass(model, batch, "rationale", dtype, rationale_key)
-  return combine(label, rationale, rationale_weight)
+  if totals is None:
+    totals = terms.totals(batch)
+  return terms.combine(label, rationale, totals, rationale_weight, z_loss)
 
 
-def _pass(model, batch, name, dtype, key) -> tuple[jax.Array, jax.Array]:
+def _pass(model, batch, name, dtype, key) -> terms.Sums:
   image_key, encode_key, decode_key = layers.split(key, 3)
   target = batch[f"{name}_target"]
-  image_BPD = model.encode_image(batch["image"], jnp.dtype(dtype), image_key)
+  image_NPD = model.encode_image(batch["image"], jnp.dtype(dtype), image_key)
+  image_BPD = jax.tree.map(
+    lambda x: jnp.repeat(x, len(target) // len(x), axis=0), image_NPD
+  )
   encoded = model.encode(image_BPD, batch[f"{name}_prompt"], encode_key)
   logits_BTV = model.logits(model.decode(*encoded, target, decode_key))
-  return per_example_xent(logits_BTV, target, batch[f"{name}_weights"])
-
-
-def _mean(nats: jax.Array, examples: jax.Array) -> jax.Array:
-  return nats / jnp.maximum(examples, 1)
+  return terms.sum_examples(
+    *token_nats(logits_BTV, target), batch[f"{name}_weights"]
+  )

@@ -183,6 +183,19 @@ def held(
   return keys.swapaxes(1, 2), values.swapaxes(1, 2)
 
 
+def gathered(
+  keys_values: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+  """Keys and values float[B, S, K, H], all of S on each device that has rows.
+
+  Where a sequence is cut over devices, each has some queries and all keys, so
+  that scores are cut along the queries and a softmax is within a device.
+  """
+  keys, values = keys_values
+  axes = ("batch", None, "heads")
+  return layers.constrain(keys, *axes), layers.constrain(values, *axes)
+
+
 def _head_norm(head_width: int, is_there: bool) -> layers.LayerNorm | None:
   if not is_there:
     return None

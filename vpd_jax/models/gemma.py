@@ -360,11 +360,5 @@ def embed(
   return x * jnp.asarray(x.shape[-1] ** 0.5, dtype)
 
 
-def cap(logits: jax.Array, softcap: float | None) -> jax.Array:
-  """Logits in float32, softcap * tanh(logits / softcap) where there is one."""
-  logits = logits.astype(jnp.float32)
-  return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
-
-
 def _head_norm(head_width: int, is_there: bool) -> RMSNorm | None:
   return RMSNorm(head_width, axis=None) if is_there else None

@@ -2,19 +2,24 @@
 
 Every parameter is an `nnx.Param` with a metadata field `axes`: one logical
 name per dimension, such as ("embed", "mlp"). `vpd_jax.sharding.rules` turns
-those names into mesh axes; a layer knows nothing of meshes.
+those names into mesh axes; a layer knows nothing of meshes. Here and there a
+layer names the axes of an activation too, with `constrain`.
 
 Letters beyond the common legend: I input width, O output width.
 """
 
+import contextlib
+import contextvars
 import functools
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+Constraint = Callable[[jax.Array, Sequence[str | None]], jax.Array]
 
 # Below this many rows an embedding is looked up by a product with one-hot
 # vectors: on CPU the gradient of a gather is a slow scatter.
@@ -32,6 +37,34 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = (
     }
   )
 )
+
+
+# What `constrain` does, told from outside while a function is traced.
+_CONSTRAINT: contextvars.ContextVar[Constraint | None] = contextvars.ContextVar(
+  "constraint", default=None
+)
+
+
+@contextlib.contextmanager
+def constrained(constraint: Constraint) -> Iterator[None]:
+  """Within, `constrain` is this: (array, logical axes) -> array."""
+  token = _CONSTRAINT.set(constraint)
+  try:
+    yield
+  finally:
+    _CONSTRAINT.reset(token)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+  """The same array, cut over devices along these logical axes.
+
+  Args:
+    x: an activation.
+    *axes: a name per leading dimension: "batch", "tokens" (positions of a long
+      sequence), "heads"; None: whole, as are dimensions without a name.
+  """
+  constraint = _CONSTRAINT.get()
+  return x if constraint is None else constraint(x, axes)
 
 
 def split(key: jax.Array | None, parts: int) -> Sequence[Any]:

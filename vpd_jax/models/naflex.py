@@ -92,7 +92,7 @@ class NaFlexViT(nnx.Module):
   ) -> jax.Array:
     """Tokens float[B, P, D] of patches; `key` is for dropout."""
     pixels_BPI, mask_BP, grid_B2 = image
-    x_BPI = pixels_BPI.astype(dtype) / 127.5 - 1.0
+    x_BPI = (pixels_BPI.astype(jnp.float32) / 127.5 - 1.0).astype(dtype)
     x_BPI = jnp.where(mask_BP[..., None], x_BPI, 0)  # The reference's padding.
     x_BPD = self.stem[0](x_BPI)
     positions_BPD = positions(self.positions[...], grid_B2, x_BPD.shape[1])

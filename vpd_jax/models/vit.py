@@ -85,7 +85,8 @@ class ViT(nnx.Module):
     key: jax.Array | None = None,
   ) -> jax.Array:
     """uint8[B, height, width, 3] -> float[B, P, D], P in reading order."""
-    x = jnp.asarray(image, dtype) / 127.5 - 1.0
+    # In bfloat16 the sum would round to steps of up to a level of a pixel.
+    x = (jnp.asarray(image, jnp.float32) / 127.5 - 1.0).astype(dtype)
     for index, (side, projection) in enumerate(
       zip(self.sides, self.stem, strict=True)
     ):
@@ -106,6 +107,7 @@ def run_blocks(
   def body(block, carry, _):
     x_BPD, key = carry
     key, block_key = layers.split(key, 2)
+    x_BPD = layers.constrain(x_BPD, "batch", "tokens")
     return (block(x_BPD, mask_B1P, block_key), key), None
 
   options = {"is_scanned": tower.is_scanned, "remat": tower.remat}
@@ -132,7 +134,7 @@ class Block(nnx.Module):
     """float[B, P, D], bool[B, 1, P] (None: all are real) -> float[B, P, D]."""
     kv_key, attention_key, mlp_key = layers.split(key, 3)
     h_BPD = self.norm_attention(x_BPD)
-    keys_values = self.attention.keys_values(h_BPD, kv_key)
+    keys_values = attention.gathered(self.attention.keys_values(h_BPD, kv_key))
     x_BPD = x_BPD + self.attention(
       h_BPD, *keys_values, mask_B1P, key=attention_key
     )
@@ -169,7 +171,7 @@ class ParallelBlock(nnx.Module):
     """As `Block`."""
     kv_key, attention_key, mlp_key = layers.split(key, 3)
     h_BPD = self.norm(x_BPD)
-    keys_values = self.attention.keys_values(h_BPD, kv_key)
+    keys_values = attention.gathered(self.attention.keys_values(h_BPD, kv_key))
     attended = self.attention(h_BPD, *keys_values, mask_B1P, key=attention_key)
     return x_BPD + attended + self.mlp(h_BPD, mlp_key)
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,14 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vpd_jax import step, trees
+from vpd_jax.models import layers
+from vpd_jax.sharding import mesh as mesh_lib
 from vpd_jax.sharding import rules as rules_lib
+
+_TOKENS_ADVICE = (
+  " Tokens are those of an image, and with the prompt's after them: choose"
+  " input.lengths.prompt, or image_px, so that both divide."
+)
 
 
 def param_shardings(
@@ -45,8 +52,8 @@ def param_shardings(
       elif size % ways:
         raise ValueError(
           f"parameter {'/'.join(map(str, path))} of shape {shape} does not"
-          f" divide over mesh axis {axis!r} ({ways}); use a mesh whose {axis}"
-          f" axis divides {size}, or another sharding.strategy."
+          f" divide over mesh axis {_text(axis)} ({ways}); use a mesh where that"
+          f" divides {size}, or another sharding.strategy."
         )
     return variable.replace(NamedSharding(mesh, PartitionSpec(*spec)))
 
@@ -59,11 +66,14 @@ def abstract_state(
   tx: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
   frozen: Any = None,
+  *,
+  has_ema: bool = False,
 ) -> step.TrainState:
   """Shapes and shardings of a whole state.
 
-  Optimizer state that belongs to a parameter (Adam's moments) lies as that
-  parameter does; the rest is whole everywhere.
+  What the optimizer keeps for a parameter lies as that parameter does: Adam's
+  moments in the same way, Adafactor's sums over rows and over columns as the
+  dimensions that they still have. The rest is whole everywhere.
 
   Args:
     params: those that train: arrays, or their shapes; nested dicts.
@@ -71,20 +81,22 @@ def abstract_state(
     tx: the optimizer.
     mesh: that all lies on.
     frozen: the other parameters; None: there are none.
+    has_ema: whether a moving average of `params` is kept.
 
   Returns:
     A TrainState of jax.ShapeDtypeStruct with shardings.
   """
   whole = NamedSharding(mesh, PartitionSpec())
-  init = functools.partial(step.init_state, tx=tx)
+  init = functools.partial(step.init_state, tx=tx, has_ema=has_ema)
   state = jax.eval_shape(init, params, frozen=frozen or {})
   named = trees.flatten_with_names(shardings)
   trained = trees.unflatten_like(state.params, named)
   opt_shardings = optax.tree_map_params(
     tx,
-    lambda _, sharding: sharding,
+    _like_parameter,
     state.opt_state,
     trained,
+    state.params,
     transform_non_params=lambda _: whole,
   )
   return jax.tree.map(
@@ -95,13 +107,83 @@ def abstract_state(
       params=trained,
       opt_state=opt_shardings,
       frozen=trees.unflatten_like(state.frozen, named),
+      ema=trained if has_ema else {},
     ),
   )
 
 
+def _like_parameter(
+  leaf: jax.ShapeDtypeStruct,
+  sharding: NamedSharding,
+  param: jax.ShapeDtypeStruct,
+) -> NamedSharding:
+  """Of what an optimizer keeps for a parameter: in its shape, or summed."""
+  spec = [*sharding.spec] + [None] * (param.ndim - len(sharding.spec))
+  if leaf.shape != param.shape:
+    # Of two dimensions of one length, either may be the one that is gone.
+    for gone in range(param.ndim):
+      if leaf.shape == param.shape[:gone] + param.shape[gone + 1 :]:
+        spec.pop(gone)
+        break
+    else:
+      spec = []
+  return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+
+
 def batch_sharding(mesh: jax.sharding.Mesh, strategy: str) -> NamedSharding:
-  """How inputs are cut: the leading axis over the batch's mesh axes."""
+  """How the rows of a batch are cut: over the batch's mesh axes."""
   return NamedSharding(mesh, PartitionSpec(rules_lib.get(strategy)["batch"]))
+
+
+def input_sharding(name: str, rows: NamedSharding) -> NamedSharding:
+  """How one array of a batch is cut: images along their height too.
+
+  Rows of pixels become rows of patches, which follow each other in the
+  sequence of tokens: a share of the one is a share of the other.
+
+  Args:
+    name: of the array in the batch.
+    rows: from `batch_sharding`.
+  """
+  if name != "image":
+    return rows
+  return NamedSharding(rows.mesh, PartitionSpec(*rows.spec, "sequence"))
+
+
+def constrained(
+  function: Callable[..., Any], mesh: jax.sharding.Mesh, strategy: str
+) -> Callable[..., Any]:
+  """The function, with activations cut as its layers name their axes.
+
+  Left to itself, the compiler cuts a long sequence in some places, and holds
+  all of it on each device in others.
+
+  Args:
+    function: traced under jit; a loss, say.
+    mesh: with more than one device, else nothing is done.
+    strategy: a table of `sharding.rules`.
+  """
+  rules = rules_lib.get(strategy)
+
+  def constraint(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+    spec = rules_lib.spec(axes, rules)
+    for name, size, axis in zip(axes, x.shape, spec, strict=False):
+      ways = axis_size(mesh, axis)
+      if size % ways:
+        raise ValueError(
+          f"{size} {name} do not divide over mesh axis {_text(axis)} ({ways});"
+          f" it would over {' or '.join(map(str, mesh_lib.divisors(size)))}."
+          + (_TOKENS_ADVICE if name == "tokens" else "")
+        )
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+  @functools.wraps(function)
+  def call(*args, **kwargs):
+    with layers.constrained(constraint):
+      return function(*args, **kwargs)
+
+  return call if mesh.size > 1 else function
 
 
 def check_batch_size(batch_size: int, sharding: NamedSharding) -> None:
@@ -116,17 +198,73 @@ def check_batch_size(batch_size: int, sharding: NamedSharding) -> None:
     )
 
 
+def check_image(image_px: int, patch_px: int, mesh: jax.sharding.Mesh) -> None:
+  """ValueError if rows of patches do not divide over the axis "sequence"."""
+  ways, rows = axis_size(mesh, "sequence"), image_px // patch_px
+  if rows % ways:
+    sizes = [n * ways * patch_px for n in (rows // ways, rows // ways + 1) if n]
+    raise ValueError(
+      f"input.image_px={image_px} has {rows} rows of patches of {patch_px} px,"
+      f" which do not divide over sharding.mesh.sequence={ways}; try sequence="
+      f"{' or '.join(map(str, mesh_lib.divisors(rows)))}, or image_px="
+      f"{' or '.join(map(str, sizes))}."
+    )
+
+
 def put_batch(
   batch: Mapping[str, np.ndarray], sharding: NamedSharding
 ) -> dict[str, jax.Array]:
-  """This process's rows of a batch -> global arrays on the mesh."""
-  return {
-    name: jax.make_array_from_process_local_data(sharding, rows)
-    for name, rows in batch.items()
-  }
+  """This process's rows of a batch -> global arrays on the mesh.
+
+  Each process gives the rows that its devices hold, in ascending order, as
+  `mixture.rows_of` names them. Where an axis that does not cut the rows
+  crosses processes, several give the same ones.
+
+  Args:
+    batch: arrays of this process's rows, [rows, ...].
+    sharding: of the rows, from `batch_sharding`.
+
+  Raises:
+    ValueError: if an array cannot be cut so; before anything is sent.
+  """
+  return {name: _put(name, x, sharding) for name, x in batch.items()}
+
+
+def _put(name: str, local: np.ndarray, rows: NamedSharding) -> jax.Array:
+  sharding = input_sharding(name, rows)
+  ways = axis_size(rows.mesh, rows.spec[0])
+  # The rows are cut into as many blocks as there are ways; these are here.
+  held = rows.addressable_devices_indices_map((ways,)).values()
+  blocks = sorted({(index or (slice(None),))[0].start or 0 for index in held})
+  each, rest = divmod(len(local), len(blocks))
+  if rest or not each:
+    raise ValueError(
+      f"{len(local)} rows of {name!r} do not divide over the {len(blocks)}"
+      f" of {ways} shares of a batch that this process's devices hold."
+    )
+  shape = (each * ways, *local.shape[1:])
+  for dim, axis in enumerate(sharding.spec):
+    if shape[dim] % axis_size(rows.mesh, axis):
+      raise ValueError(
+        f"dimension {dim} of {name!r}, of shape {shape}, does not divide over"
+        f" mesh axis {_text(axis)} ({axis_size(rows.mesh, axis)}); it would over"
+        f" {' or '.join(map(str, mesh_lib.divisors(shape[dim])))}."
+      )
+  place = {block: number * each for number, block in enumerate(blocks)}
+
+  def share(index: tuple[slice, ...] | None) -> np.ndarray:
+    assert index is not None
+    start = place[(index[0].start or 0) // each]
+    return local[start : start + each][:, *index[1:]]
+
+  return jax.make_array_from_callback(shape, sharding, share)
 
 
 def axis_size(mesh: Any, axis: str | tuple[str, ...] | None) -> int:
   """Number of devices along a mesh axis, or several, or none (1)."""
   axes = (axis,) if isinstance(axis, str) else axis or ()
   return math.prod(mesh.shape[a] for a in axes)
+
+
+def _text(axis: str | tuple[str, ...] | None) -> str:
+  return repr(axis) if isinstance(axis, str) else " x ".join(axis or ())

@@ -1,40 +1,42 @@
-"""Logical axis -> mesh axis: one table per strategy."""
+"""Logical axis -> mesh axis: one table per strategy.
 
+Layers name their parameters' axes ("embed", "mlp", "heads", "vocab",
+"layers"), and here and there those of activations: "batch", and "tokens", the
+positions of a long sequence.
+"""
+
+import types
 from collections.abc import Mapping, Sequence
 
-# "batch" is the leading axis of every input; the others are named by layers.
-RULES: dict[str, dict[str, str | tuple[str, ...] | None]] = {
-  # Parameters whole on every device.
-  "data_parallel": {
-    "batch": ("data", "fsdp"),
-    "embed": None,
-    "mlp": None,
-    "heads": None,
-    "vocab": None,
-    "layers": None,
-  },
-  # Parameters cut along their width; gathered where they are used.
-  "fsdp": {
-    "batch": ("data", "fsdp"),
-    "embed": "fsdp",
-    "mlp": None,
-    "heads": None,
-    "vocab": None,
-    "layers": None,
-  },
-  # As fsdp, and MLPs, heads and vocabulary cut across the tensor axis.
-  "fsdp_tensor": {
-    "batch": ("data", "fsdp"),
-    "embed": "fsdp",
-    "mlp": "tensor",
-    "heads": "tensor",
-    "vocab": "tensor",
-    "layers": None,
-  },
-}
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+# What each is for: `sharding.mesh`.
+MESH_AXES = ("replica", "data", "fsdp", "sequence", "tensor")
+
+_INPUTS: Rules = {"batch": ("replica", "data", "fsdp"), "tokens": "sequence"}
+_WHOLE: Rules = dict.fromkeys(("embed", "mlp", "heads", "vocab", "layers"))
+
+RULES: Mapping[str, Rules] = types.MappingProxyType(
+  {
+    # Parameters whole on every device.
+    "data_parallel": {**_INPUTS, **_WHOLE},
+    # Parameters cut along their width; gathered where they are used. Devices
+    # that share rows of the batch, and cut its images, hold a share each too.
+    "fsdp": {**_INPUTS, **_WHOLE, "embed": ("fsdp", "sequence")},
+    # As fsdp, and MLPs, heads and vocabulary cut across the tensor axis.
+    "fsdp_tensor": {
+      **_INPUTS,
+      **_WHOLE,
+      "embed": ("fsdp", "sequence"),
+      "mlp": "tensor",
+      "heads": "tensor",
+      "vocab": "tensor",
+    },
+  }
+)
 
 
-def get(strategy: str) -> Mapping[str, str | tuple[str, ...] | None]:
+def get(strategy: str) -> Rules:
   """The table of a strategy; KeyError lists those that exist."""
   if strategy not in RULES:
     raise KeyError(
@@ -44,8 +46,7 @@ def get(strategy: str) -> Mapping[str, str | tuple[str, ...] | None]:
 
 
 def spec(
-  axes: Sequence[str | None],
-  rules: Mapping[str, str | tuple[str, ...] | None],
+  axes: Sequence[str | None], rules: Rules
 ) -> list[str | tuple[str, ...] | None]:
   """Mesh axes of an array whose dimensions have these logical names.
 

@@ -3,6 +3,7 @@
 import functools
 import os
 import resource
+import time
 from typing import NamedTuple
 
 import jax
@@ -164,6 +165,24 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path):
   reopened.save(2, big, {}, {})
   reopened.wait()
   assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+
+
+def test_a_save_that_failed_is_said_without_waiting_for_the_next(tmp_path):
+  opened = store.Store(tmp_path)
+  opened.check()  # Nothing failed yet.
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+  try:
+    opened.save(
+      1, {"w": jax.random.normal(jax.random.key(0), (300_000,))}, {}, {}
+    )
+    deadline = time.monotonic() + 60
+    with pytest.raises(OSError, match=r"cannot write .*\(step None\)"):
+      while time.monotonic() < deadline:
+        opened.check()
+        time.sleep(0.05)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_folders_that_cannot_be_used_are_named(tmp_path):

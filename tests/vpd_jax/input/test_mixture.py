@@ -2,6 +2,8 @@
 
 import collections
 
+import jax
+import numpy as np
 import pytest
 
 from vpd_jax.input import mixture
@@ -55,14 +57,40 @@ def test_bad_mixtures_are_refused(sizes, weights, message):
     mixture.order(sizes, weights, seed=0)
 
 
-def test_rows_of_processes_make_up_the_batch():
-  rows = [mixture.process_rows(12, i, 3) for i in range(3)]
-  assert [list(r) for r in rows] == [
-    [0, 1, 2, 3],
-    [4, 5, 6, 7],
-    [8, 9, 10, 11],
+class _OnDevices:
+  """A sharding as a process with these devices sees it."""
+
+  def __init__(self, sharding, devices):
+    self._sharding, self._devices = sharding, devices
+
+  def addressable_devices_indices_map(self, shape):
+    indices = self._sharding.devices_indices_map(shape)
+    return {device: indices[device] for device in self._devices}
+
+
+@pytest.mark.parametrize(
+  "shape, axes, processes, rows",
+  [
+    # Each process has its own rows.
+    ((8, 1), "data", [range(4), range(4, 8)], [[0, 1, 2, 3], [4, 5, 6, 7]]),
+    # Axis "tensor" stays within a process, then crosses both.
+    ((4, 2), "data", [range(4), range(4, 8)], [[0, 1, 2, 3], [4, 5, 6, 7]]),
+    ((2, 4), "data", [(0, 1, 4, 5), (2, 3, 6, 7)], [list(range(8))] * 2),
+    ((1, 8), "data", [range(4), range(4, 8)], [list(range(8))] * 2),
+    # Both axes cut rows; a process's rows need not be neighbours.
+    ((2, 4), ("data", "tensor"), [(0, 1, 4, 5)], [[0, 1, 4, 5]]),
+  ],
+)
+def test_rows_of_a_process_are_those_its_devices_hold(
+  shape, axes, processes, rows
+):
+  devices = np.array(jax.devices())
+  mesh = jax.sharding.Mesh(devices.reshape(shape), ("data", "tensor"))
+  spec = jax.sharding.PartitionSpec(axes)
+  sharding = jax.sharding.NamedSharding(mesh, spec)
+  found = [
+    mixture.rows_of(_OnDevices(sharding, devices[list(process)]), 8)
+    for process in processes
   ]
-  with pytest.raises(
-    ValueError, match=r"batch_size=10 .* 4 processes; try 8 or"
-  ):
-    mixture.process_rows(10, 0, 4)
+  assert found == rows
+  assert mixture.rows_of(sharding, 8) == list(range(8))

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from vpd_jax.input import mixture, pipeline, tasks, tokens
+from vpd_jax.input import pipeline, tasks, tokens
 
 _LENGTHS = tasks.Lengths(prompt=20, label=4, rationale=12)
 
@@ -68,6 +68,161 @@ def test_a_resumed_run_sees_what_an_unbroken_one_sees(
   assert resumed.get_state() == unbroken.get_state()
 
 
+def _join(batches):
+  return {
+    key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]
+  }
+
+
+@pytest.mark.parametrize("taken", range(7))
+def test_a_position_is_the_same_on_other_processes_and_threads(
+  write_split, taken
+):
+  data = [
+    {"dir": write_split(5), "weight": 2},
+    {"dir": write_split(4, name="more", start=50), "weight": 1},
+  ]
+  halves = [_batches(data, rows=rows) for rows in ([0, 1], [2, 3])]
+  for _ in range(taken):
+    for half in halves:
+      next(half)
+  first, second = [half.get_state() for half in halves]
+  assert first == second and first["position"] == taken
+  quarters = [
+    _batches(data, rows=[row], num_threads=row, cache=row == 0)
+    for row in range(4)
+  ]
+  for part in quarters:
+    part.set_state(first)
+  for _ in range(3):
+    _assert_same(
+      _join([next(q) for q in quarters]), _join([next(h) for h in halves])
+    )
+
+
+def _of_images(make_record, *numbers):
+  """Records of several questions about each image; q0 is about the first."""
+  pictures = {n: make_record(n)["image"] for n in numbers}
+  return [
+    make_record(i, image_id=f"i{n}", image=pictures[n])
+    for i, n in enumerate(numbers)
+  ]
+
+
+def test_grouped_epochs_hold_each_question_once(write_split, make_record):
+  images = (0, 0, 0, 1, 1, 2, 2, 2, 2, 3)
+  folder = write_split(records=_of_images(make_record, *images))
+  batches = _batches([{"dir": folder}], questions_per_image=2, batch_size=6)
+  single = _batches([{"dir": folder}], batch_size=10)
+  images_of = {}
+  batch = next(single)
+  for answer, image in zip(_answers(batch), batch["image"], strict=True):
+    images_of[answer] = image
+  for _ in range(2):  # Six groups an epoch, three a batch.
+    pair = [next(batches) for _ in range(2)]
+    assert {batch["image"].shape for batch in pair} == {(3, 8, 8, 3)}
+    batch = _join(pair)
+    is_real = batch["label_weights"].any(axis=1)
+    answers = np.array(_answers(batch))
+    assert sorted(answers[is_real]) == list(range(10))
+    for row, answer in enumerate(answers):
+      np.testing.assert_array_equal(batch["image"][row // 2], images_of[answer])
+  assert batches.get_state()["position"] == 4
+
+
+def test_one_image_id_in_two_data_sets_is_two_groups(write_split, make_record):
+  made = _of_images(make_record, 0, 0)
+  other = [make_record(i, image_id="i0") for i in (50,)]
+  data = [
+    {"dir": write_split(records=made, num_shards=1)},
+    {"dir": write_split(records=other, name="more", num_shards=1)},
+  ]
+  batches = _batches(data, questions_per_image=2)
+  assert sorted(batches.example_ids(0)) == ["", "q0", "q1", "q50"]
+
+
+def test_grouped_processes_together_see_what_one_sees(write_split, make_record):
+  folder = write_split(records=_of_images(make_record, 0, 0, 1, 2, 2, 2))
+  grouped = {"questions_per_image": 2, "batch_size": 8}
+  whole = _batches([{"dir": folder}], **grouped)
+  rows_of = ([0, 1, 4, 5], [2, 3, 6, 7])  # As of devices that take turns.
+  parts = [
+    _batches([{"dir": folder}], rows=rows, **grouped) for rows in rows_of
+  ]
+  for _ in range(3):
+    batch, found = next(whole), [next(part) for part in parts]
+    for key, array in batch.items():
+      if key == "image":
+        array = np.repeat(array, 2, axis=0)
+      for rows, part in zip(rows_of, found, strict=True):
+        again = np.repeat(part[key], 2, axis=0) if key == "image" else part[key]
+        np.testing.assert_array_equal(array[rows], again, key)
+
+
+@pytest.mark.parametrize(
+  "batch_size, rows, message",
+  [
+    (6, None, r"input.batch_size=6 .*questions_per_image=4 .*; try 4 or 8\."),
+    (8, [0, 1], r"each process has 2 rows; try 16\."),
+    (12, range(6), r"each process has 6 rows; try 8 or 16\."),
+    (8, range(2, 6), "whole groups"),
+  ],
+)
+def test_rows_must_hold_whole_groups(write_split, batch_size, rows, message):
+  data = [{"dir": write_split(4)}]
+  with pytest.raises(ValueError, match=message):
+    _batches(data, questions_per_image=4, batch_size=batch_size, rows=rows)
+
+
+@pytest.mark.parametrize("rows", [None, [1, 2]])
+def test_ids_of_a_batch_are_those_of_its_rows(write_split, rows):
+  data = [
+    {"dir": write_split(7), "weight": 2},
+    {"dir": write_split(4, name="more", start=50), "weight": 1},
+  ]
+  batches = _batches(data, rows=rows)
+  for number in range(5):
+    ids = batches.example_ids(number)
+    assert len(ids) == 4
+    mine = ids if rows is None else [ids[row] for row in rows]
+    assert [f"q{a}" for a in _answers(next(batches))] == mine
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_a_damaged_record_is_an_error_at_its_place(write_split, num_threads):
+  folder = write_split(8, num_shards=1)
+  (path,) = folder.iterdir()
+  batches = _batches([{"dir": folder}], num_threads=num_threads)
+  ids = [batches.example_ids(number) for number in range(2)]
+  damaged = bytearray(path.read_bytes())
+  damaged[-6] ^= 1
+  path.write_bytes(damaged)
+  first_bad = 0 if "q7" in ids[0] else 1
+  for _ in range(first_bad):
+    next(batches)
+  with pytest.raises(ValueError, match="damaged at record 7"):
+    next(batches)
+  assert batches.get_state()["position"] == first_bad
+
+
+def test_waiting_is_counted(write_split):
+  batches = _batches([{"dir": write_split(4)}])
+  assert batches.waited_s == 0
+  next(batches)
+  first = batches.waited_s
+  next(batches)
+  assert 0 < first < batches.waited_s < 10
+
+
+def test_a_position_of_another_form_is_refused(write_split):
+  batches = _batches([{"dir": write_split(4)}])
+  state = batches.get_state() | {"position": {"next_index": 3}}
+  with pytest.raises(
+    ValueError, match=r"position \{'next_index': 3\} is no number"
+  ):
+    batches.set_state(state)
+
+
 @pytest.mark.parametrize(
   "changed, message",
   [
@@ -86,8 +241,7 @@ def test_processes_together_see_what_one_sees(write_split):
   data = [{"dir": write_split(10)}]
   whole = _batches(data, batch_size=6)
   parts = [
-    _batches(data, batch_size=6, rows=mixture.process_rows(6, i, 2))
-    for i in range(2)
+    _batches(data, batch_size=6, rows=rows) for rows in ([0, 1, 2], [3, 4, 5])
   ]
   for _ in range(5):
     rows = [next(part) for part in parts]
@@ -193,7 +347,7 @@ def test_evaluation_processes_make_up_one_pass(write_split):
     )
 
   whole = run(None)
-  parts = [run(mixture.process_rows(4, i, 2)) for i in range(2)]
+  parts = [run(rows) for rows in ([0, 1], [2, 3])]
   assert len(parts[0]) == len(parts[1]) == len(whole) == 2
   for step, (batch, records) in enumerate(whole):
     pair = [part[step] for part in parts]

@@ -28,6 +28,17 @@ def test_every_field_round_trips():
   assert schema.parse(schema.serialize(_FULL)) == _FULL
 
 
+def test_some_fields_can_be_read_alone():
+  payload = schema.serialize(_FULL)
+  names = ("objects", "image_id")
+  assert schema.parse(payload, names) == {n: _FULL[n] for n in names}
+  payload = tfrecord.encode_example({"image": [b"x"], "query": [b"y"]})
+  with pytest.raises(
+    ValueError, match=r"lacks \['image_id'\]; it has .*'query"
+  ):
+    schema.parse(payload, ("image", "image_id"))
+
+
 def test_absent_fields_are_empty():
   record = schema.parse(schema.serialize({"image": b"x"}))
   assert record["rationale"] == "" and record["objects"] == []

@@ -1,6 +1,8 @@
 """metrics.jsonl and TensorBoard hold each step once, also after a resume."""
 
 import json
+import sys
+import types
 
 import pytest
 from tensorboardX.proto import event_pb2
@@ -83,3 +85,44 @@ def test_lines_are_json_whatever_the_value(tmp_path):
 def test_an_inactive_writer_writes_nothing(tmp_path):
   _write(tmp_path / "run", [1], is_active=False)
   assert not (tmp_path / "run").exists()
+
+
+class _FakeWandb(types.ModuleType):
+  """What we use of wandb; keeps what it is given."""
+
+  def __init__(self):
+    super().__init__("wandb")
+    self.inits, self.rows, self.is_finished = [], [], False
+
+  def init(self, **options):
+    self.inits.append(options)
+    return self
+
+  def log(self, values, *, step):
+    self.rows.append((step, values))
+
+  def finish(self):
+    self.is_finished = True
+
+
+def test_wandb_gets_the_rows_and_a_resumed_run_is_the_same(
+  tmp_path, monkeypatch
+):
+  fake = _FakeWandb()
+  monkeypatch.setitem(sys.modules, "wandb", fake)
+  _write(tmp_path, [1, 2], wandb="vpd", config={"seed": 3})
+  _write(tmp_path, [3], wandb="vpd", resume_step=2)
+  assert fake.rows == [(n, {"loss": n / 10}) for n in (1, 2, 3)]
+  first, second = fake.inits
+  assert first["project"] == "vpd" and first["config"] == {"seed": 3}
+  assert first["id"] == second["id"] and second["resume"] == "allow"
+  assert fake.is_finished
+  _write(tmp_path / "other", [1], wandb="vpd")
+  assert fake.inits[2]["id"] != first["id"]
+
+
+def test_wandb_that_is_not_installed_is_named(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "wandb", None)  # Import fails.
+  with pytest.raises(ImportError, match=r"pip install 'vpd_jax\[wandb\]'"):
+    writer.Writer(tmp_path, wandb="vpd")
+  writer.Writer(tmp_path).close()

@@ -9,7 +9,7 @@ import pytest
 
 from tests import tiny
 from vpd_jax import step
-from vpd_jax.losses import fused, plain
+from vpd_jax.losses import fused, plain, terms
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -47,22 +47,75 @@ def test_xent_names_shapes_that_do_not_agree():
     )
 
 
+def test_terms_by_hand():
+  """Means over 2 and 1 tokens, over 2 examples; a third has no target."""
+  nats = jnp.array([[1.0, 3], [5, 9], [7, 7]])
+  log_z = jnp.array([[1.0, 2], [3, 9], [9, 9]])
+  weights = jnp.array([[1.0, 1], [1, 0], [0, 0]])
+  sums = terms.sum_examples(nats, log_z, weights)
+  assert sums == (2 + 5, 2.5 + 9, 3)
+  loss, metrics = terms.combine(
+    sums,
+    terms.Sums(*map(jnp.float32, (8, 6, 4))),
+    {"label": jnp.float32(2), "rationale": jnp.float32(0)},
+    rationale_weight=0.5,
+    z_loss=0.1,
+  )
+  # No example has a rationale: 8 is divided by 1.
+  by_hand = {
+    "loss_label": 3.5,
+    "loss_rationale": 8,
+    "z_loss": 0.1 * (5.75 + 0.5 * 6),
+    "tokens": 7,
+  }
+  by_hand["loss"] = 3.5 + 4 + by_hand["z_loss"]
+  assert metrics["loss"] == loss
+  assert metrics.keys() == by_hand.keys()
+  for name, value in by_hand.items():
+    np.testing.assert_allclose(metrics[name], value, rtol=1e-6)
+
+
+def test_totals_count_examples():
+  weights = jnp.array([[1.0, 1], [1, 0], [0, 0]])
+  batch = {"label_weights": weights, "rationale_weights": weights * 0}
+  for loss in (plain, fused):
+    assert loss.totals(batch) == {"label": 2, "rationale": 0}
+
+
 @functools.cache
-def _compiled(loss, rationale_weight):
-  graphdef, params = tiny.pali()
+def _compiled(loss, is_head_tied, options):
+  graphdef, params = tiny.pali(is_head_tied=is_head_tied)
 
   def of(params, batch):
     model = step.merge(graphdef, params)
-    value, metrics = loss(model, batch, rationale_weight=rationale_weight)
+    value, metrics = loss(model, batch, **dict(options))
     # 3: an upstream gradient other than 1.
     return 3 * value, metrics
 
   return params, jax.jit(jax.value_and_grad(of, has_aux=True))
 
 
-def _value_and_grad(loss, batch, rationale_weight=1.0):
-  params, function = _compiled(loss, rationale_weight)
+def _value_and_grad(loss, batch, is_head_tied=False, **options):
+  options = tuple(sorted(options.items()))
+  params, function = _compiled(loss, is_head_tied, options)
   return function(params, batch)
+
+
+def _assert_fused_is_plain(batch, chunk=4096, **options):
+  batch = tiny.on_device(batch)
+  found = _value_and_grad(fused.step_by_step, batch, chunk=chunk, **options)
+  # float32: sums of some thousand terms in another order.
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+    found,
+    _value_and_grad(plain.step_by_step, batch, **options),
+  )
+  return found
+
+
+def _grouped(batch, questions):
+  """Only every so many-th image, for as many rows of text."""
+  return batch | {"image": batch["image"][::questions]}
 
 
 @pytest.mark.parametrize("loss", [plain.step_by_step, fused.step_by_step])
@@ -86,12 +139,79 @@ def test_fused_is_plain(weight, has_rationales):
   batch = tiny.batch()
   if not has_rationales:
     batch["rationale_weights"][:] = 0
-  batch = tiny.on_device(batch)
-  a = _value_and_grad(plain.step_by_step, batch, rationale_weight=weight)
-  b = _value_and_grad(fused.step_by_step, batch, rationale_weight=weight)
-  # float32: sums of some thousand terms in another order.
+  (_, metrics), _ = _assert_fused_is_plain(batch, rationale_weight=weight)
+  used = ["label", "rationale"] if weight else ["label"]
+  tokens = sum(batch[f"{name}_weights"].sum() for name in used)
+  assert metrics["tokens"] == tokens
+  assert ("loss_rationale" in metrics) == bool(weight)
+  if weight and not has_rationales:
+    assert metrics["loss_rationale"] == 0
+    assert metrics["loss"] == metrics["loss_label"]
+
+
+@pytest.mark.parametrize("is_head_tied", [True, False])
+@pytest.mark.parametrize("chunk", [16, 4096])
+def test_fused_is_plain_with_z_loss(chunk, is_head_tied):
+  (_, metrics), _ = _assert_fused_is_plain(
+    tiny.batch(), chunk, is_head_tied=is_head_tied, z_loss=0.1
+  )
+  by_hand = metrics["loss_label"] + metrics["loss_rationale"]
+  np.testing.assert_allclose(
+    metrics["loss"], by_hand + metrics["z_loss"], rtol=1e-6
+  )
+  assert metrics["z_loss"] > 0.1
+
+
+@pytest.mark.parametrize("rows,questions", [(1, 1), (4, 2), (8, 4), (4, 4)])
+def test_fused_is_plain_for_groups(rows, questions):
+  """One example; questions that share an image: images 2, 2 and 1."""
+  batch = tiny.batch(max(rows, 2))
+  batch = {name: x[:rows] for name, x in batch.items()}
+  _assert_fused_is_plain(_grouped(batch, questions), chunk=16)
+
+
+@pytest.mark.parametrize("loss", [plain.step_by_step, fused.step_by_step])
+def test_group_is_its_questions_apart(loss):
+  """Each with a copy of the image; a filler row counts nowhere."""
+  batch = tiny.batch(8)
+  apart = batch | {"image": np.repeat(batch["image"][::4], 4, axis=0)}
+  for name in ("label_weights", "rationale_weights"):
+    batch[name][7] = 0
+  rest = {name: np.delete(x, 7, axis=0) for name, x in apart.items()}
+  grouped = _value_and_grad(loss, tiny.on_device(_grouped(batch, 4)))
   jax.tree.map(
-    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), a, b
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+    grouped,
+    _value_and_grad(loss, tiny.on_device(rest)),
+  )
+
+
+@pytest.mark.parametrize("loss", [plain, fused])
+def test_parts_of_a_batch_add_up(loss):
+  """One part has two of three rationales."""
+  batch = tiny.on_device(tiny.batch())
+  graphdef, params = tiny.pali()
+  of_whole = loss.totals(batch)
+  assert of_whole["rationale"] == 3
+
+  @jax.jit
+  def of(params, batch):
+    def value(params):
+      model = step.merge(graphdef, params)
+      return loss.step_by_step(model, batch, totals=of_whole, z_loss=0.01)
+
+    return jax.grad(value, has_aux=True)(params)
+
+  parts = [
+    of(params, {name: x[rows] for name, x in batch.items()})
+    for rows in (slice(0, 2), slice(2, 4))
+  ]
+  jax.tree.map(
+    lambda whole, *parts: np.testing.assert_allclose(
+      sum(parts), whole, rtol=1e-5, atol=1e-5
+    ),
+    of(params, batch),
+    *parts,
   )
 
 

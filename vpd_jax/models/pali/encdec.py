@@ -55,10 +55,12 @@ class Encoder(nnx.Module):
     """float[B, S, D], bool[B, S] (True: a real token) -> float[B, S, D]."""
     positions = jnp.arange(x_BSD.shape[1])
     bias_NSS = self.bias(positions, positions)
+    bias_NSS = layers.constrain(bias_NSS, "heads", "tokens")
 
     def body(block, carry, _):
       x_BSD, key = carry
       key, block_key = layers.split(key, 2)
+      x_BSD = layers.constrain(x_BSD, "batch", "tokens")
       x_BSD = block(x_BSD, mask_BS[:, None, :], bias_NSS, block_key)
       return (x_BSD, key), None
 
@@ -82,7 +84,7 @@ class EncoderBlock(nnx.Module):
     """float[B, S, D] -> float[B, S, D]."""
     kv_key, attention_key, mlp_key = layers.split(key, 3)
     h_BSD = self.norm_attention(x_BSD)
-    keys_values = self.attention.keys_values(h_BSD, kv_key)
+    keys_values = attention.gathered(self.attention.keys_values(h_BSD, kv_key))
     x_BSD = x_BSD + self.attention(
       h_BSD, *keys_values, mask_B1S, bias_NSS, attention_key
     )
@@ -158,6 +160,7 @@ class Decoder(nnx.Module):
     def body(block, carry, _):
       x_RTD, key = carry
       key, kv_key, block_key = layers.split(key, 3)
+      x_RTD = layers.constrain(x_RTD, "batch")
       cross = block.cross.keys_values(encoded_BSD, kv_key)
       x_RTD = block.attend_self(x_RTD, mask_1TT, bias_NTT, block_key)
       x_RTD = block.attend_across(x_RTD, *cross, mask_BS, block_key)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vpd_jax.models import layers, naflex, vit
+from vpd_jax.models import layers, naflex, output, vit
 from vpd_jax.models.pali import encdec
 
 PAD_ID = 0  # Padding of prompts and targets; also the decoder's first input.
@@ -224,12 +224,17 @@ class Model(nnx.Module):
     x_R1D, cache = self.decoder.extend(x_R1D, position, context, cache)
     return self.logits(x_R1D)[:, 0], cache
 
+  def output(self, hidden_BTD: jax.Array) -> output.Output:
+    """What logits are computed from, for a loss that goes by parts."""
+    if self.head is not None:
+      return output.of_head(hidden_BTD, self.head)
+    scale = hidden_BTD.shape[-1] ** -0.5
+    table = self.embedding.table[...]
+    return output.Output(hidden_BTD * scale, table, is_rows=True)
+
   def logits(self, hidden_BTD: jax.Array) -> jax.Array:
     """float[B, T, D] -> float32[B, T, V]."""
-    if self.head is None:
-      scale = hidden_BTD.shape[-1] ** -0.5
-      return self.embedding.scores(hidden_BTD * scale).astype(jnp.float32)
-    return self.head(hidden_BTD).astype(jnp.float32)
+    return self.output(hidden_BTD).logits()
 
   def __call__(
     self, image: jax.Array, prompt_BT: jax.Array, target_BT: jax.Array

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vpd_jax.models import gemma, layers, vit
+from vpd_jax.models import gemma, layers, output, vit
 from vpd_jax.models.paligemma import decoder
 
 PAD_ID = 0
@@ -237,9 +237,14 @@ class Model(nnx.Module):
     hidden_R1D, cache = jax.lax.cond(position == 0, first, later, cache)
     return self.logits(hidden_R1D)[:, 0], cache
 
+  def output(self, hidden_BTD: jax.Array) -> output.Output:
+    """What logits are computed from, for a loss that goes by parts."""
+    table, softcap = self.embedding.table[...], self.logits_softcap
+    return output.Output(hidden_BTD, table, is_rows=True, softcap=softcap)
+
   def logits(self, hidden_BTD: jax.Array) -> jax.Array:
     """float[B, T, D] -> float32[B, T, V]."""
-    return gemma.cap(self.embedding.scores(hidden_BTD), self.logits_softcap)
+    return self.output(hidden_BTD).logits()
 
   def __call__(
     self, image: jax.Array, prompt_BT: jax.Array, target_BT: jax.Array

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vpd_jax.models import gemma, layers, vit
+from vpd_jax.models import gemma, layers, output, vit
 from vpd_jax.models.t5gemma2 import encdec
 
 PAD_ID = 0
@@ -264,9 +264,14 @@ class Model(nnx.Module):
     x_R1D, cache = self.decoder.extend(x_R1D, position, context, cache)
     return self.logits(x_R1D)[:, 0], cache
 
+  def output(self, hidden: jax.Array) -> output.Output:
+    """What logits are computed from, for a loss that goes by parts."""
+    table, softcap = self.embedding.table[...], self.logit_softcap
+    return output.Output(hidden, table, is_rows=True, softcap=softcap)
+
   def logits(self, hidden: jax.Array) -> jax.Array:
     """float[..., D] -> float32[..., V]."""
-    return gemma.cap(self.embedding.scores(hidden), self.logit_softcap)
+    return self.output(hidden).logits()
 
   def __call__(
     self, image: jax.Array, prompt_BT: jax.Array, target_BT: jax.Array

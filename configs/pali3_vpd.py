@@ -1,0 +1,77 @@
+r"""VPD's generalist recipe at the shape of PaLI-3: low-rank updates, 448 px.
+
+    python -m vpd_jax.train --config=configs/pali3_vpd.py --workdir=runs/pali3 \
+        --config.data_dir=DATA --config.init=DIR \
+        --config.input.vocab=sentencepiece:DIR/spiece.model
+
+Machine: one host of 8 H200, or of other devices that hold 5B parameters in
+bf16 together, 10 GB, beside their activations. The same command on every host
+of several; a batch that does not fit: optim.accumulate=2.
+
+Data: TFRecords as data_gen writes them. Weights: PaLI-3's are not public. DIR
+is a folder of vpd_jax.convert with this shape, or --config.model.size is
+another one, such as so400m_flan_t5_xl.
+
+This has not been run: no such data are here. By arithmetic (`logs.mfu`; padded
+lengths 64, 16 and 256) an example takes 18.6 TFLOP, and 25.7 with what is
+recomputed; 8000 steps of 128 are 1.9e19 model FLOPs. At 45 % of 8 H200's 989
+TFLOP/s that is 1.5 hours. VPD reports about 20 hours on 32 TPU v4, at a size
+of image that it does not say.
+
+Source: Hu et al., arXiv:2312.03052, appendix B.3: rank 8 on encoder and
+decoder, AdamW with 0.9 and 0.98, cosine with 1 % of warm-up to 1e-4, 8000
+steps of 128, bfloat16. Not in the paper, and ours: lengths, no decay, clipping
+at 1.
+"""
+
+import ml_collections
+
+from vpd_jax import config_arg, config_sections
+
+STEPS = 8000
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The experiment; `arg` is like "seed=1,px=812"."""
+  options = config_arg.parse(arg, seed=0, steps=STEPS, px=448)
+  c = ml_collections.ConfigDict(config_sections.of_run())
+  c.arm = "pali3_vpd"
+  c.seed = options.seed
+  c.total_steps = options.steps
+  c.log_every_steps = 20
+  c.data_dir = "runs/pali3/data/examples"
+  c.init = "weights/pali3_5b"
+  c.input = dict(
+    data=dict(vpd=dict(dir=c.get_ref("data_dir"), split="train", weight=1.0)),
+    batch_size=128,
+    image_px=options.px,
+    lengths=dict(prompt=64, label=16, rationale=256),
+    vocab="sentencepiece:weights/pali3_5b/spiece.model",
+    drop_long=True,
+    num_workers=8,
+    synthetic=False,
+  )
+  c.model = dict(
+    name="pali", size="pali3_5b", lora="vpd_generalist", remat="full"
+  )
+  c.loss = dict(name="fused", rationale_weight=1.0, dtype="bfloat16")
+  c.optim = dict(
+    lr=1e-4,
+    warmup_steps=c.total_steps // 100,
+    b1=0.9,
+    b2=0.98,
+    frozen_dtype="bfloat16",
+  )
+  c.sharding = config_sections.sharding("fsdp", fsdp=-1)
+  c.evaluators = dict(
+    validation=dict(
+      name="vqa",
+      dir=c.get_ref("data_dir"),
+      split="validation",
+      every_steps=max(1, c.total_steps // 8),
+      batch_size=128,
+    )
+  )
+  c.select = "validation/direct_accuracy"
+  c.checkpoint = dict(every_steps=max(1, c.total_steps // 40), keep=2)
+  return c

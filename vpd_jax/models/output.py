@@ -1,0 +1,76 @@
+"""Hidden states and the matrix that turns them into scores, not multiplied.
+
+output = model.output(hidden)   # what a loss takes, chunk by chunk
+output.logits()                 # the scores at once
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vpd_jax.models import layers
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Output:
+  """What logits are computed from.
+
+  Attributes:
+    hidden: float[..., D], scaled already where the model scales.
+    matrix: float[V, D] where `is_rows`, else float[D, V]; in the dtype that it
+      is stored in, cast to that of `hidden` where it is used.
+    is_rows: whether a token's vector is a row, as in an embedding.
+    softcap: logits become softcap * tanh(logits / softcap); None: they stay.
+  """
+
+  hidden: jax.Array
+  matrix: jax.Array
+  is_rows: bool = dataclasses.field(metadata={"static": True})
+  softcap: float | None = dataclasses.field(
+    default=None, metadata={"static": True}
+  )
+
+  @property
+  def vocab_size(self) -> int:
+    """V, the matrix's rows or columns; a few may be of no token."""
+    return self.matrix.shape[0 if self.is_rows else 1]
+
+  def logits(self) -> jax.Array:
+    """float32[..., V]."""
+    matrix = self.matrix.astype(self.hidden.dtype)
+    if self.is_rows:
+      logits = jnp.einsum("...D,VD->...V", self.hidden, matrix)
+    else:
+      logits = jnp.dot(self.hidden, matrix)
+    return cap(logits, self.softcap)
+
+
+def cap(logits: jax.Array, softcap: float | None) -> jax.Array:
+  """Logits in float32, softcap * tanh(logits / softcap) where there is one."""
+  logits = logits.astype(jnp.float32)
+  return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+
+def of_head(hidden: jax.Array, head: layers.Linear) -> Output:
+  """The output of a head of its own, without bias.
+
+  A quantized kernel is made float first, and a low-rank update is added to it,
+  so the whole matrix [D, V] exists beside what the model stores; its gradient
+  too, where an update of the head trains.
+
+  Args:
+    hidden: float[..., D].
+    head: projects D to V.
+  """
+  kernel = head.kernel
+  if not isinstance(kernel, nnx.Param):
+    # As the projection rounds it.
+    matrix = kernel.param()[...].astype(hidden.dtype)
+  else:
+    matrix = kernel[...]
+  if head.lora is not None:
+    matrix = matrix.astype(jnp.float32) + head.lora.product()
+  return Output(hidden, matrix, is_rows=False)
