@@ -13,6 +13,10 @@ them is nobody's: it starts anew, or comes from a folder of ours that has one,
 --projection=DIR. Our folder is what `config.init` takes. --check also compares
 outputs with transformers', which needs torch: pip install 'vpd_jax[parity]'.
 
+Adapters of peft are merged in, into a folder of ours:
+
+    python -m vpd_jax.convert --from=DIR --peft=ADAPTER_DIR --to=DIR
+
 For images of another size, on the way in or later, from ours to ours:
 
     python -m vpd_jax.convert --from=DIR --to=DIR --image_px=448
@@ -37,6 +41,7 @@ TO = flags.DEFINE_string("to", None, "DIR, or hf:DIR.", required=True)
 DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "To write in."
 )
+PEFT = flags.DEFINE_string("peft", None, "Folder of adapters to merge in.")
 IMAGE_PX = flags.DEFINE_integer("image_px", None, "Side of images, in ours.")
 OPTIONS = flags.DEFINE_string(
   "options", "{}", "More keyword arguments of our model, as a JSON object."
@@ -68,7 +73,16 @@ def main(_) -> None:
       f"--options and --projection are for weights of other projects;"
       f" {FROM.value} has its own."
     )
-  if TO.value.startswith("hf:"):
+  if PEFT.value is not None:
+    if not is_ours or IMAGE_PX.value is not None or CHECK.value:
+      raise ValueError(
+        "--peft merges into a folder of ours: --from=DIR --peft=DIR --to=DIR,"
+        " without hf:, --image_px and --check."
+      )
+    if TO.value.startswith("hf:"):
+      raise ValueError("--peft makes a folder of ours: --to=DIR.")
+    report = exchange.merge(where, PEFT.value, TO.value, dtype)
+  elif TO.value.startswith("hf:"):
     if not is_ours:
       raise ValueError(
         "--to=hf:DIR writes a model of ours: --from=DIR, without hf: or"

@@ -79,7 +79,10 @@ def write(folder: pathlib.Path, config: Any, *, is_main: bool = True) -> None:
 
 
 def _input_hashes(config) -> dict[str, str]:
-  """sha256 of what a run reads: data manifests and initial weights."""
+  """sha256 of what a run reads: data manifests and initial weights.
+
+  A folder's model.json has the digest of its weights.
+  """
   paths = {
     f"data {name}": pathlib.Path(entry.dir) / "manifest.json"
     for name, entry in config.input.get("data", {}).items()

@@ -9,14 +9,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from vpd_jax import step
 from vpd_jax.checkpoint import (
   convert,
   exchange,
+  families,
   hf,
   model_folder,
   reference,
   resolution,
 )
+from vpd_jax.input import images
 
 FAMILY = "PaLI: convert --check"
 FLOAT = np.dtype(np.float32)
@@ -190,6 +193,100 @@ def test_weights_that_differ_are_found(foreign, tmp_path):
   )
   with pytest.raises(ValueError, match=r"text: outputs differ by .* not equal"):
     reference.compare(tmp_path / "ours", {"text": changed})
+
+
+@pytest.mark.parametrize("kind", ["T5 v1.1", "mT5"])
+def test_heads_that_transformers_5_ties(
+  foreign, references, compare, tmp_path, kind
+):
+  """Saved without one; the embedding is it there, and nothing is scaled."""
+  import transformers
+
+  fields: dict = dict(
+    vocab_size=96,
+    d_model=32,
+    d_kv=8,
+    d_ff=48,
+    num_heads=4,
+    num_layers=2,
+    decoder_start_token_id=0,
+  )
+  if kind == "mT5":
+    config = transformers.MT5Config(**fields)
+    made = transformers.MT5ForConditionalGeneration(config)
+  else:
+    config = transformers.T5Config(
+      feed_forward_proj="gated-gelu", tie_word_embeddings=False, **fields
+    )
+    made = transformers.T5ForConditionalGeneration(config)
+  made.save_pretrained(tmp_path / "text")
+  assert "lm_head.weight" not in hf.scan(tmp_path / "text")
+  parts = foreign | {"text": f"hf:{tmp_path / 'text'}"}
+  report = exchange.bring_in(parts, tmp_path / "ours", FLOAT, is_checked=True)
+  report += exchange.export(
+    tmp_path / "ours", tmp_path / "out", FLOAT, is_checked=True
+  )
+  compare(
+    f"{kind}, tied and not scaled",
+    references.VERSION,
+    "outputs, relative",
+    worst(report, 4),
+    1e-4,
+  )
+
+
+def test_pictures_that_patches_do_not_fill(
+  foreign, references, compare, tmp_path
+):
+  """Resized as the processor does it, then cut, as the convolution does."""
+  import torch
+  import transformers
+
+  folder = tmp_path / "image"
+  shutil.copytree(foreign["image"].removeprefix("hf:"), folder)
+  config = json.loads((folder / hf.CONFIG).read_text()) | {"image_size": 47}
+  (folder / hf.CONFIG).write_text(json.dumps(config))
+  # The one with PIL: its pixels are ours to the level.
+  processor = transformers.SiglipImageProcessorPil(
+    size={"height": 47, "width": 47}
+  )
+  processor.save_pretrained(folder)
+  parts = foreign | {"image": f"hf:{folder}"}
+  ours = tmp_path / "ours"
+  report = exchange.bring_in(parts, ours, FLOAT, is_checked=True)
+  report += exchange.export(ours, tmp_path / "out", FLOAT, is_checked=True)
+  worst(report, 4)
+  saved = model_folder.read(ours)
+  assert saved.image == {"kernel": "bicubic", "resize_px": 47}
+  assert saved.options["image_size"] == 42
+  rng = np.random.default_rng(0)
+  picture = rng.integers(0, 256, (90, 70, 3), np.uint8)
+  theirs = references.load(transformers.SiglipVisionModel, folder)
+  with torch.no_grad():
+    pixels = processor(picture, return_tensors="pt").pixel_values
+    expected = theirs(pixels).last_hidden_state.numpy()
+  shapes = families.Shapes(saved.family, saved.options, saved.cls)
+  params = model_folder.load(ours, shapes.tree)
+  model = step.merge(shapes.graphdef, params)
+  found = {}
+  for name, side in (("cut", 47), ("squeezed", 42)):
+    image = images.resize(picture, (side, side), saved.image["kernel"])
+    tokens = np.asarray(model.vit(image[None, :42, :42]))
+    found[name] = np.abs(tokens - expected).max() / np.abs(expected).max()
+  compare(
+    "SigLIP, 47 pixels of 42",
+    references.VERSION,
+    "tokens of a picture, relative",
+    found["cut"],
+    1e-4,
+  )
+  assert found["squeezed"] > 10 * found["cut"]
+  # The check sees it if our pictures would be squeezed.
+  about = json.loads((ours / model_folder.NAME).read_text())
+  about["image"] = {"kernel": "bicubic"}
+  (ours / model_folder.NAME).write_text(json.dumps(about))
+  with pytest.raises(ValueError, match="to 42 pixels for ours and to 47 for"):
+    reference.compare(ours, {"image": folder})
 
 
 def test_exact_gelu_of_a_t5_counts_there_and_is_refused_here(

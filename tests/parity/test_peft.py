@@ -1,5 +1,6 @@
-"""Our low-rank updates against peft's, on transformers' T5 and SigLIP."""
+"""Our low-rank updates against peft's, on transformers' models."""
 
+import importlib
 from typing import Any
 
 import jax
@@ -8,8 +9,16 @@ import pytest
 from flax import nnx
 
 from tests.parity import test_t5
-from vpd_jax import trees
-from vpd_jax.checkpoint import convert, peft
+from vpd_jax import step, trees
+from vpd_jax.checkpoint import (
+  adapters,
+  convert,
+  exchange,
+  families,
+  model_folder,
+  peft,
+  reference,
+)
 from vpd_jax.models import lora
 from vpd_jax.models.pali import params
 
@@ -108,8 +117,7 @@ def pair(request, pali_reference, references, tmp_path_factory):
 def test_our_adapter_on_their_model(pair, theirs, version, compare, tmp_path):
   options, arrays = pair.drawn()
   wrapped = {n: convert.in_memory(x, n) for n, x in arrays.items()}
-  # transformers 5 has no "vision_model." in front of a tower's modules.
-  peft.write(tmp_path / "adapter", wrapped, pair.table, alpha=ALPHA, prefix="")
+  peft.write(tmp_path / "adapter", wrapped, pair.table, alpha=ALPHA)
   adapted = theirs.PeftModel.from_pretrained(
     pair.fresh_reference(), tmp_path / "adapter"
   ).eval()
@@ -161,3 +169,116 @@ def test_out_and_in_is_the_identity(pair, tmp_path):
   assert set(found.arrays) == set(arrays)
   for name, array in found.arrays.items():
     np.testing.assert_array_equal(array.whole(), arrays[name])
+
+
+# Model -> (module of tests.parity, function that writes it, its arguments,
+# class there, our updates, modules that peft adapts).
+MODELS = {
+  "BLIP-2": (
+    *("blip2", "write_generation", ["BLIP-2 Flan-T5"]),
+    "Blip2ForConditionalGeneration",
+    ("(encoder|decoder)/blocks/", "qformer/.*(query|value|down)$"),
+    r".*language_model.*\.(q|v|wi_1|wo)|.*qformer.*\.(query|value)",
+  ),
+  "PaliGemma 2": (
+    *("paligemma", "write", ["PaliGemma 2"]),
+    "PaliGemmaForConditionalGeneration",
+    ("decoder/blocks/", "vit/blocks/", "projection"),
+    r".*language_model.*(q_proj|down_proj)|.*(fc1|out_proj|linear)",
+  ),
+  "T5Gemma 2": (
+    *("t5gemma2", "write", []),
+    "T5Gemma2ForConditionalGeneration",
+    ("(encoder|decoder)/blocks/", "vit/blocks/mlp"),
+    r".*(q_proj|o_proj|up_proj|fc2)",
+  ),
+}
+FLOAT = np.dtype(np.float32)
+
+
+class Whole:
+  """A model of one part: theirs in a folder, ours in another."""
+
+  def __init__(self, name, folder):
+    module, function, arguments, cls, *_ = MODELS[name]
+    module = importlib.import_module(f"tests.parity.{module}_reference")
+    getattr(module, function)(folder / "theirs", *arguments)
+    self.folder, self.cls = folder, cls
+    exchange.bring_in({None: f"hf:{folder / 'theirs'}"}, folder / "ours", FLOAT)
+    self.saved = model_folder.read(folder / "ours")
+
+  def base(self):
+    import transformers
+
+    cls = getattr(transformers, self.cls)
+    return cls.from_pretrained(self.folder / "theirs").float().eval()
+
+  def updates(self, patterns):
+    """Name -> array of updates that are not zero."""
+    shapes = families.Shapes(self.saved.family, self.saved.options)
+    zeros = {n: np.zeros(x.shape, x.dtype) for n, x in shapes.named.items()}
+    params = trees.unflatten_like(shapes.tree, zeros)
+    model = step.merge(shapes.graphdef, params)
+    lora.add(model, patterns, rank=RANK, alpha=ALPHA)
+    named = trees.flatten_with_names(
+      nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    )
+    rng = np.random.default_rng(5)
+    return {
+      n: 0.3 * rng.standard_normal(x.shape).astype(np.float32)
+      for n, x in named.items()
+      if lora.is_update(n)
+    }
+
+  def check(self, adapted, adapter, tmp_path):
+    """The difference of both models, merged; and that it is another model."""
+    adapted.merge_and_unload().save_pretrained(tmp_path / "theirs")
+    ours = tmp_path / "ours"
+    exchange.merge(self.folder / "ours", adapter, ours, FLOAT)
+    (line,) = reference.compare(ours, {"model": tmp_path / "theirs"})
+    with pytest.raises(ValueError, match="is written, but is not equal"):
+      reference.compare(self.folder / "ours", {"model": tmp_path / "theirs"})
+    return float(line.split("differ by ")[1].split()[0])
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def whole(request, references, tmp_path_factory):
+  return request.param, Whole(request.param, tmp_path_factory.mktemp("whole"))
+
+
+def test_our_adapter_of_a_whole_model(
+  whole, theirs, version, compare, tmp_path
+):
+  name, model = whole
+  updates = model.updates(MODELS[name][4])
+  wrapped = {n: convert.in_memory(x, n) for n, x in updates.items()}
+  saved = model.saved
+  (folder,) = adapters.write(
+    tmp_path / "adapter", saved.family, saved.options, wrapped, alpha=ALPHA
+  )
+  adapted = theirs.PeftModel.from_pretrained(model.base(), folder)
+  difference = model.check(adapted, folder, tmp_path)
+  compare(f"LoRA, {name}", version, "adapter, merged", difference, 1e-4)
+
+
+def test_their_adapter_of_a_whole_model(
+  whole, theirs, version, compare, tmp_path
+):
+  import torch
+
+  name, model = whole
+  config = theirs.LoraConfig(
+    r=RANK, lora_alpha=7, target_modules=MODELS[name][5]
+  )
+  adapted = theirs.get_peft_model(model.base(), config)
+  torch.manual_seed(0)
+  count = 0
+  with torch.no_grad():
+    for key, parameter in adapted.named_parameters():
+      if "lora_" in key:
+        parameter.normal_(0.0, 0.3)
+        count += 1
+  assert count >= 20
+  adapted.save_pretrained(tmp_path / "adapter")
+  difference = model.check(adapted, tmp_path / "adapter", tmp_path)
+  compare(f"LoRA, {name}", version, "their adapter, merged", difference, 1e-4)

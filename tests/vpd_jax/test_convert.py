@@ -221,6 +221,44 @@ def test_unknown_formats_families_and_model_types(tmp_path):
     exchange.export(tmp_path, tmp_path / "o", FLOAT)
 
 
+def _without_a_head(folder, **fields):
+  arrays = {n: x for n, x in hf.scan(folder).items() if "lm_head" not in n}
+  config = hf.read_config(folder) | fields
+  out = folder.with_name("no_head")
+  hf.write(out, config, wrapped({n: x.whole() for n, x in arrays.items()}))
+  return f"hf:{out}"
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"model_type": "t5", "scale_decoder_outputs": False},
+    {"model_type": "mt5"},
+  ],
+)
+def test_a_head_that_transformers_5_takes_from_the_embedding(
+  tmp_path, foreign, fields
+):
+  """And does not scale, as it does for a T5 1.0."""
+  fields |= {"tie_word_embeddings": True}
+  where = _without_a_head(tmp_path / "text", **fields)
+  parts, ours = foreign | {"text": where}, tmp_path / "ours"
+  report = exchange.bring_in(parts, ours, FLOAT)
+  assert f"lm_head.weight is not in {where}: from shared.weight" in report
+  saved = model_folder.read(ours)
+  assert saved.options["is_head_tied"] is False
+  head, table = (
+    saved.arrays[name].whole() for name in ("head/kernel", "embedding/table")
+  )
+  np.testing.assert_array_equal(head, table.T)
+
+
+def test_a_head_of_its_own_that_is_not_there(tmp_path, foreign):
+  where = _without_a_head(tmp_path / "text", tie_word_embeddings=False)
+  with pytest.raises(ValueError, match=r"missing lm_head\.weight \(16, 8\)"):
+    exchange.bring_in(foreign | {"text": where}, tmp_path / "ours", FLOAT)
+
+
 T5_FIELDS = {
   "dense_act_fn": ("gelu", "dense_act_fn='gelu'; pali computes with 'gelu_new"),
   "is_gated_act": (False, "is_gated_act=False; pali computes with True"),
@@ -466,6 +504,14 @@ FLAGS = {
   "options of ours": (
     {"from": "ours", "image_px": "8", "options": '{"remat": "full"}'},
     "--options and --projection are for weights of other projects; ours has",
+  ),
+  "adapter of theirs": (
+    {"from": "hf:x", "peft": "p"},
+    "--peft merges into a folder of ours: --from=DIR --peft=DIR --to=DIR",
+  ),
+  "adapter to theirs": (
+    {"from": "ours", "peft": "p", "to": "hf:x"},
+    "--peft makes a folder of ours",
   ),
   "no JSON": ({"from": "hf:x", "options": "{x}"}, "--options={x} is not JSON"),
   "no object": ({"from": "hf:x", "options": "[1]"}, "is no JSON object"),

@@ -4,11 +4,13 @@
     arrays = convert.ours(found, params.big_vision(options, "image"), ...)
 
 Members that are not compressed, as big_vision writes them, are read in pieces
-at their place in the file; a compressed one is held whole while it is used.
+at their place in the file, once their checksum was found right; a compressed
+one is held whole while it is used.
 
 Source of the names and of bfloat16 as two raw bytes: big_vision/utils.py.
 """
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -80,12 +82,29 @@ def _member(path, file, archive, info, cached) -> Array:
     local = file.read(_LOCAL_HEADER)
     name_length, extra_length = struct.unpack("<HH", local[26:30])
     start = info.header_offset + _LOCAL_HEADER + name_length + extra_length
-    return source.in_file(path, where, shape, dtype, start + header)
+    array = source.in_file(path, where, shape, dtype, start + header)
+    check = functools.cache(functools.partial(_check_sum, path, info.filename))
+
+    def read_checked(index: Index) -> np.ndarray:
+      check()
+      return array.read(index)
+
+    return dataclasses.replace(array, read=read_checked)
 
   def read(index: Index) -> np.ndarray:
     return cached(path, info.filename).view(dtype)[index]
 
   return Array(where, shape, dtype, read)
+
+
+def _check_sum(path: pathlib.Path, name: str) -> None:
+  """Reads a member once, in pieces; ValueError if a byte of it is another."""
+  try:
+    with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+      while member.read(source.PIECE_BYTES):
+        pass
+  except (zipfile.BadZipFile, EOFError) as e:
+    raise ValueError(f"{path} is damaged: {e}. Fetch it again.") from e
 
 
 def _read_member(path: pathlib.Path, name: str) -> np.ndarray:

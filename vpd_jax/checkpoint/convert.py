@@ -54,12 +54,8 @@ def ours(
   found = renamed.spelled(source, table)
   renamed.check(what, table, found, expected, axes or {})
   for name, original in table.copies.items():
-    if name in found and not _is_equal(found[name], found[original]):
-      raise ValueError(
-        f"{what}: {name} is not equal to {original}, as it must be in a"
-        " model that ties them. An untied head needs"
-        ' "tie_word_embeddings": false in config.json, is_head_tied=False here.'
-      )
+    if name in found:
+      _check_equal(name, found[name], original, found[original], what)
   return {
     rename.name: renamed.our_array(
       rename, found, tuple(expected[rename.name].shape)
@@ -206,7 +202,24 @@ def _bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> Bounds:
   )
 
 
-def _is_equal(a: Array, b: Array) -> bool:
-  return (a.dtype, a.shape) == (b.dtype, b.shape) and all(
-    np.array_equal(a.read(index), b.read(index)) for index in a.pieces()
-  )
+def _check_equal(
+  name: str, copy: Array, original: str, array: Array, what: Any
+) -> None:
+  """ValueError unless one is as the other; says in what they differ."""
+  kinds = [f"{x.dtype} {x.shape}" for x in (copy, array)]
+  if kinds[0] != kinds[1]:
+    why = f", {kinds[0]}, is not of the dtype and shape of"
+    raise ValueError(
+      f"{what}: {name}{why} {original}, {kinds[1]}, which it must repeat."
+    )
+  # A NaN is not equal to itself, and would be called a difference.
+  check_finite((copy, array), what)
+  if not all(
+    np.array_equal(copy.read(index), array.read(index))
+    for index in array.pieces()
+  ):
+    raise ValueError(
+      f"{what}: {name} is not equal to {original}, as it must be in a model"
+      ' that ties them. An untied head needs "tie_word_embeddings": false in'
+      " config.json, is_head_tied=False here."
+    )

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from vpd_jax.checkpoint import (
+  adapters,
   big_vision,
   convert,
   families,
   hf,
   model_folder,
+  pictures,
   reference,
   resolution,
 )
@@ -93,6 +95,7 @@ def bring_in(
   fresh = getattr(families.module(family, "params"), "FRESH", ())
   assert set(missing) <= set(fresh), missing
   report = [f"{family}: {len(arrays)} arrays of {', '.join(parts.values())}"]
+  report += [note for one in read for note in one.notes]
   if projection is None:
     drawn = shapes.fresh(missing) if missing else {}
     arrays |= {n: convert.in_memory(x, n) for n, x in drawn.items()}
@@ -104,6 +107,11 @@ def bring_in(
     arrays |= convert.ours(own, table, shapes.named, projection, shapes.axes)
     report.append(f"from {projection}: {', '.join(missing)}")
   arrays = {name: arrays[name] for name in shapes.named}
+  image: dict[str, Any] = {}
+  for one in read:
+    if one.format == "hf" and "image_size" in one.options:
+      image, lines = pictures.read(one.path, family, one.options, image_px)
+      report += lines
   if image_px is not None:
     # Each resizes in its own way: big_vision with scipy's zoom of order 1.
     is_theirs = any(one.format == "big_vision" for one in read)
@@ -112,7 +120,7 @@ def bring_in(
     options, arrays = resolution.change(
       family, options, arrays, image_px, method
     )
-  model_folder.write(to, family, options, arrays, dtype, cls)
+  model_folder.write(to, family, options, arrays, dtype, cls, image=image)
   report.append(f"wrote {to}: {_size(to)}")
   if is_checked:
     folders = {r.part: r.path for r in read if r.format == "hf"}
@@ -146,7 +154,38 @@ def resize(
   options, arrays = resolution.change(
     saved.family, saved.options, arrays, image_px
   )
-  model_folder.write(to, saved.family, options, arrays, dtype, saved.cls)
+  image = {n: x for n, x in saved.image.items() if n != "resize_px"}
+  model_folder.write(
+    to, saved.family, options, arrays, dtype, saved.cls, image=image
+  )
+  return [*report, f"wrote {to}: {_size(to)}"]
+
+
+def merge(
+  where: str | os.PathLike,
+  adapter: str | os.PathLike,
+  to: str | os.PathLike,
+  dtype: np.dtype,
+) -> list[str]:
+  """Writes a folder of ours: one of ours with peft's adapters merged in.
+
+  Args:
+    where: our folder.
+    adapter: folder of peft; or of one for each part, named after them.
+    to: folder to make.
+    dtype: to write in.
+
+  Returns:
+    Lines of a report.
+
+  Raises:
+    FileNotFoundError, FileExistsError, ValueError: as `bring_in`.
+  """
+  saved, _, arrays = _read(where)
+  arrays, report = adapters.merge(adapter, saved, arrays)
+  model_folder.write(
+    to, saved.family, saved.options, arrays, dtype, saved.cls, image=saved.image
+  )
   return [*report, f"wrote {to}: {_size(to)}"]
 
 
@@ -186,6 +225,10 @@ def export(
     config = families.module(saved.family, "hf_config").config(
       saved.options, part, shapes.rows()
     )
+    if "image_size" in pictures.tower(config):
+      # What it is given, not what patches cover.
+      inner = pictures.tower(config)
+      inner["image_size"] = saved.image.get("resize_px", inner["image_size"])
     for rename in table.renames:
       rest.pop(rename.name)
     jobs.append((folder, config, convert.theirs(arrays, table)))
@@ -195,7 +238,13 @@ def export(
   report = [f"wrote {folder}: {_size(folder)}" for folder in folders.values()]
   if rest:
     model_folder.write(
-      to / REST, saved.family, saved.options, rest, dtype, saved.cls
+      to / REST,
+      saved.family,
+      saved.options,
+      rest,
+      dtype,
+      saved.cls,
+      image=saved.image,
     )
     report.append(f"wrote {to / REST}, ours: {', '.join(rest)}")
   if is_checked:
@@ -211,10 +260,11 @@ class _Foreign:
     family, part: what it is of.
     options: keyword arguments of Model that it decides.
     source: its arrays.
+    notes: lines for the report.
   """
 
   def __init__(self, where: str, part: str | None):
-    self.where = where
+    self.where, self.notes = where, []
     self.format, self.path = kind(where)
     if self.format == "ours":
       raise ValueError(f"{where} is of no other project; hf:DIR is one.")
@@ -223,11 +273,20 @@ class _Foreign:
       self.family, self.part = families.of_config(config)
       self.options = families.options(self.family, self.part, config)
       self.source = hf.scan(self.path)
+      self._copy(config)
     else:
       self.source = big_vision.scan(self.path)
       self.family, self.part, self.options = _of_big_vision(self)
     if part not in (None, self.part):
       raise ValueError(f"--{part}={where} is the {self.part} of {self.family}.")
+
+  def _copy(self, config: Mapping[str, Any]) -> None:
+    """Puts in what transformers takes from another array of the file."""
+    copies = getattr(families.module(self.family, "hf_config"), "copies", None)
+    for name, original in (copies(config) if copies else {}).items():
+      if name not in self.source and original in self.source:
+        self.source[name] = self.source[original]
+        self.notes.append(f"{name} is not in {self.where}: from {original}")
 
   def table(self, options: Mapping[str, Any]):
     """Names of the part, with the options of the whole model."""

@@ -4,6 +4,7 @@ A folder holds config.json and either model.safetensors or several files with
 model.safetensors.index.json. `convert.py` turns what is found here into ours.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -38,18 +39,21 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
 def scan(directory: str | os.PathLike) -> dict[str, Array]:
   """The arrays of a folder by name, of all its files. Reads headers only.
 
+  Where there are both, the one file counts and not the index, as in
+  transformers.
+
   Raises:
     FileNotFoundError: if there are no weights, or a file of the index is gone.
     ValueError: if a file is cut off or damaged, or is not what the index says.
   """
   directory = pathlib.Path(directory)
-  if not (directory / INDEX).is_file():
-    if not (directory / WEIGHTS).is_file():
-      raise FileNotFoundError(
-        f"{directory} has neither {WEIGHTS} nor {INDEX}. Other formats, such"
-        " as pytorch_model.bin, are not read."
-      )
+  if (directory / WEIGHTS).is_file():
     return safetensors_file.scan(directory / WEIGHTS)
+  if not (directory / INDEX).is_file():
+    raise FileNotFoundError(
+      f"{directory} has neither {WEIGHTS} nor {INDEX}. Other formats, such"
+      " as pytorch_model.bin, are not read."
+    )
   found: dict[str, Array] = {}
   for path, names in _read_index(directory / INDEX).items():
     if not path.is_file():
@@ -73,6 +77,7 @@ def write(
   config_name: str = CONFIG,
   dtype: np.dtype | None = None,
   shard_bytes: int = SHARD_BYTES,
+  digest_key: str | None = None,
 ) -> None:
   """Writes a folder; it appears when complete. Holds one array at a time.
 
@@ -83,6 +88,8 @@ def write(
     config_name: of the file.
     dtype: to write in; None: each array as it is.
     shard_bytes: where a file is full.
+    digest_key: a field of the config that gets the SHA-256 of the arrays'
+      files, one after the other.
 
   Raises:
     FileExistsError: if the folder holds something.
@@ -94,8 +101,9 @@ def write(
   unfinished = directory.with_name(f"{directory.name}.{os.getpid()}.part")
   unfinished.mkdir(parents=True)
   try:
-    _write_json(unfinished / config_name, config)
-    _write_arrays(unfinished, arrays, dtype, shard_bytes)
+    digest = _write_arrays(unfinished, arrays, dtype, shard_bytes)
+    added = {digest_key: f"sha256:{digest}"} if digest_key else {}
+    _write_json(unfinished / config_name, {**config, **added})
     unfinished.rename(directory)
   except BaseException:
     shutil.rmtree(unfinished)
@@ -133,7 +141,9 @@ def _write_arrays(
   arrays: Mapping[str, Array],
   dtype: np.dtype | None,
   shard_bytes: int,
-) -> None:
+) -> str:
+  """Returns the SHA-256 of the files' bytes, one after the other."""
+  digest = hashlib.sha256()
   shards = _plan(arrays, dtype, shard_bytes)
   weight_map: dict[str, str] = {}
   for number, names in enumerate(shards, start=1):
@@ -141,13 +151,17 @@ def _write_arrays(
     if len(shards) > 1:
       file = f"model-{number:05}-of-{len(shards):05}.safetensors"
     safetensors_file.write(
-      directory / file, {name: arrays[name] for name in names}, dtype
+      directory / file,
+      {name: arrays[name] for name in names},
+      dtype,
+      digest.update,
     )
     weight_map |= dict.fromkeys(names, file)
   if len(shards) > 1:
     total = sum(_size(array, dtype) for array in arrays.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     _write_json(directory / INDEX, index)
+  return digest.hexdigest()
 
 
 def _plan(

@@ -1,23 +1,27 @@
 """Our own folder of a model: model.json and its arrays under our names.
 
     DIR/model.json           {"format": 1, "family": "pali",
-                              "class": "model.Model", "options": {...}}
+                              "class": "model.Model", "options": {...},
+                              "digest": "sha256:...", "image": {...}}
     DIR/model.safetensors    or several, with model.safetensors.index.json
 
 Repeated blocks are one array with a leading axis of layers, whatever the model
-was when it was saved: scanned or unrolled, on one device or on many.
+was when it was saved: scanned or unrolled, on one device or on many. "digest"
+is of the bytes of the safetensors, in order: who knows model.json knows which
+weights these are. "image" says how pictures were resized for them.
 """
 
 import dataclasses
 import os
 import pathlib
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
-from vpd_jax import trees
+from vpd_jax import config_check, trees
 from vpd_jax.checkpoint import convert, hf
 from vpd_jax.checkpoint.source import Array
 from vpd_jax.models import renames
@@ -25,6 +29,10 @@ from vpd_jax.models import renames
 NAME = "model.json"
 FORMAT = 1
 MODEL = "model.Model"
+DIGEST = "digest"
+# Of "image": a kernel of `input.images.KERNELS`, and the side that pictures are
+# resized to, where patches do not fill it and the model sees less.
+IMAGE_KEYS = ("kernel", "resize_px")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +45,8 @@ class Saved:
     cls: module and class there.
     options: keyword arguments of the class.
     arrays: our name -> Array, not read yet.
+    image: how pictures are resized, see IMAGE_KEYS; what nobody said is not
+      there.
   """
 
   directory: pathlib.Path
@@ -44,6 +54,7 @@ class Saved:
   cls: str
   options: dict[str, Any]
   arrays: dict[str, Array]
+  image: dict[str, Any]
 
 
 def is_one(directory: str | os.PathLike) -> bool:
@@ -70,14 +81,16 @@ def read(directory: str | os.PathLike) -> Saved:
       f"{directory / NAME} has format {about.get('format')!r}; this version"
       f" of vpd_jax reads {FORMAT}."
     )
-  kinds = {"family": str, "class": str, "options": dict}
+  kinds = {"family": str, "class": str, "options": dict, "image": dict}
+  kinds |= {DIGEST: str}
   wrong = [n for n, kind in kinds.items() if not isinstance(about.get(n), kind)]
   if wrong:
     raise ValueError(
       f"{directory / NAME} lacks {', '.join(wrong)}. Make it again."
     )
-  family, cls, options = (about[name] for name in kinds)
-  return Saved(directory, family, cls, options, hf.scan(directory))
+  family, cls, options, image, _ = (about[name] for name in kinds)
+  config_check.check_names(image, IMAGE_KEYS, f"{directory / NAME} image.")
+  return Saved(directory, family, cls, options, hf.scan(directory), image)
 
 
 def write(
@@ -87,6 +100,9 @@ def write(
   arrays: Mapping[str, Array],
   dtype: np.dtype | None = None,
   cls: str = MODEL,
+  *,
+  image: Mapping[str, Any] = types.MappingProxyType({}),
+  step: int | None = None,
 ) -> None:
   """Writes a folder; it appears when complete. Holds pieces of arrays only.
 
@@ -97,14 +113,19 @@ def write(
     arrays: our name -> Array, such as `convert.in_memory(x, name)`.
     dtype: to write in; None: each array as it is.
     cls: module and class of the family.
+    image: how pictures are resized, see IMAGE_KEYS.
+    step: of the run that the weights are of, for whoever looks.
 
   Raises:
     FileExistsError: if the folder holds something.
     ValueError: if a value is NaN or infinite.
   """
-  about = {"format": FORMAT, "family": family, "class": cls}
-  about["options"] = dict(options)
-  hf.write(directory, about, arrays, config_name=NAME, dtype=dtype)
+  about: dict[str, Any] = {"format": FORMAT, "family": family, "class": cls}
+  about |= {"options": dict(options), "image": dict(image)}
+  about |= {} if step is None else {"step": step}
+  hf.write(
+    directory, about, arrays, config_name=NAME, dtype=dtype, digest_key=DIGEST
+  )
 
 
 def load(

@@ -24,7 +24,7 @@ import jax
 
 from vpd_jax.checkpoint import convert, hf, safetensors_file
 from vpd_jax.checkpoint.source import Array
-from vpd_jax.models import lora, renames
+from vpd_jax.models import hf_fields, lora, renames
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -32,7 +32,7 @@ _WRAPPER = "base_model.model."
 _ENDS: Mapping[str, str] = types.MappingProxyType(
   {"a": ".lora_A.weight", "b": ".lora_B.weight"}
 )
-# What changes how an update is computed, and the value that we compute.
+# What changes how an update is computed, and the values that we compute.
 _PLAIN: Mapping[str, tuple[Any, ...]] = types.MappingProxyType(
   {
     "peft_type": ("LORA",),
@@ -45,7 +45,21 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = types.MappingProxyType(
     "modules_to_save": ([], None),
     "target_parameters": ([], None),
     "trainable_token_indices": ([], {}, None),
+    # Others change the base model's weights, which are then not in the file.
+    "init_lora_weights": (True, False, None, "gaussian"),
   }
+)
+# What says where updates are, which the arrays say too, or whose they are. Any
+# other field, of whatever version of peft, must be empty.
+_FREE = frozenset(
+  (
+    *("r", "lora_alpha", "lora_dropout", "task_type", "auto_mapping"),
+    *("base_model_name_or_path", "revision", "peft_version", "inference_mode"),
+    *("target_modules", "exclude_modules"),
+    *("layers_to_transform", "layers_pattern"),
+    # Of what is off: their defaults are not empty.
+    *("megatron_core", "qalora_group_size", "loftq_config"),
+  )
 )
 
 
@@ -80,8 +94,9 @@ def write(
     arrays: our name -> Array of every array of the updates, and no others.
     base: the table of the transformers model that is adapted.
     alpha, dropout: of the updates, see `lora.add`.
-    prefix: in front of that model's names of its modules; None: the table's.
-      A SiglipVisionModel of transformers 5 has none, "".
+    prefix: in front of that model's names of its modules; None: as
+      transformers 5 has them. A SiglipVisionModel of transformers 4 has
+      "vision_model.".
     base_model: name or path of that model, for whoever loads the adapter.
     task_type: such as "SEQ_2_SEQ_LM", where peft is to wrap it so.
 
@@ -93,6 +108,8 @@ def write(
   directory = pathlib.Path(directory)
   if directory.exists() and any(directory.iterdir()):
     raise FileExistsError(f"{directory} is not empty; name another folder.")
+  if prefix is None:
+    prefix = base.module_prefix
   if prefix is not None:
     base = dataclasses.replace(base, prefix=prefix)
   table = _table(arrays, base)
@@ -170,6 +187,13 @@ def read(
   return Adapter(options, arrays)
 
 
+def fits(directory: str | os.PathLike, base: renames.Table) -> bool:
+  """Whether an adapter's folder adapts a module that the table has."""
+  source = safetensors_file.scan(pathlib.Path(directory) / WEIGHTS)
+  known = {name for rename in base.renames for name in _modules(rename, "a")}
+  return bool(known & set(_spelled(source, base)))
+
+
 def _table(updates: Mapping[str, Any], base: renames.Table) -> renames.Table:
   """Names of the updates' arrays, from those of their kernels."""
   kernels = {rename.name: rename for rename in base.renames}
@@ -228,9 +252,19 @@ def _check_plain(path: pathlib.Path, config: Mapping[str, Any]) -> None:
     for key, plain in _PLAIN.items()
     if key in config and config[key] not in plain
   ]
-  for key in ("r", "lora_alpha"):
-    if not isinstance(config.get(key), int | float):
-      lines.append(f"  {key} is {config.get(key)!r}")
+  lines += [
+    f"  {key} is {value!r}"
+    for key, value in config.items()
+    if key not in _PLAIN and key not in _FREE and value
+  ]
+  rank, alpha = config.get("r"), config.get("lora_alpha")
+  dropout = config.get("lora_dropout") or 0.0
+  if type(rank) is not int or rank < 1:
+    lines.append(f"  r is {rank!r}")
+  if not hf_fields.is_positive(alpha):
+    lines.append(f"  lora_alpha is {alpha!r}")
+  if dropout != 0 and not (hf_fields.is_positive(dropout) and dropout < 1):
+    lines.append(f"  lora_dropout is {dropout!r}")
   if lines:
     raise ValueError(
       f"{path} is of an adapter that is not computed here:\n" + "\n".join(lines)

@@ -63,7 +63,9 @@ def compare(
     rng = np.random.default_rng(0)
     with torch.no_grad():
       theirs, found = check(
-        _Pair(transformers, torch, folder, model, saved.options, rng)
+        _Pair(
+          transformers, torch, folder, model, saved.options, saved.image, rng
+        )
       )
     difference = float(np.abs(theirs - found).max() / np.abs(theirs).max())
     line = (
@@ -85,6 +87,7 @@ class _Pair:
     folder: of the reference.
     model: ours, with weights.
     options: of ours.
+    resizing: of pictures, see `model_folder.IMAGE_KEYS`.
     rng: for input.
   """
 
@@ -93,6 +96,7 @@ class _Pair:
   folder: str | os.PathLike
   model: Any
   options: Mapping[str, Any]
+  resizing: Mapping[str, Any]
   rng: np.random.Generator
 
   def theirs(self, cls: str) -> Any:
@@ -112,14 +116,23 @@ class _Pair:
     """Random images as the reference's tower takes them, and as ours does.
 
     Patches that do not fill the reference's image leave pixels that only it
-    is given. If ours is for images of another size, the tower is made to
-    resize its positions.
+    is given: ours is resized to the same size, and cut. If ours is for images
+    of another size, the tower is made to resize its positions.
+
+    Raises:
+      ValueError: if in training our pictures would be resized to another size.
     """
     size, patch = tower.config.image_size, tower.config.patch_size
     ours = self.options["image_size"]
     if ours != size // patch * patch:
       size = ours
       _resizes(tower)
+    resized = self.resizing.get("resize_px", ours)
+    if resized != size:
+      raise ValueError(
+        f"pictures would be resized to {resized} pixels for ours and to {size}"
+        f" for {self.folder}: model.json's image.resize_px is not {size}."
+      )
     image = self.rng.integers(0, 256, (_ROWS, size, size, 3)).astype(np.uint8)
     return image, image[:, :ours, :ours]
 

@@ -10,7 +10,7 @@ import math
 import os
 import pathlib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -49,7 +49,10 @@ def scan(path: str | os.PathLike) -> dict[str, source.Array]:
   try:
     with open(path, "rb") as file:
       entries, offset = _header(file, path.stat().st_size)
-  except (ValueError, KeyError, TypeError, AttributeError) as e:
+  # RecursionError: a header of brackets within brackets.
+  except (
+    *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
+  ) as e:
     raise ValueError(
       f"{path} ({path.stat().st_size} bytes) is cut off or damaged: {e}."
       " Fetch it again."
@@ -70,6 +73,7 @@ def write(
   path: str | os.PathLike,
   arrays: Mapping[str, source.Array],
   dtype: np.dtype | None = None,
+  also: Callable[[Any], object] | None = None,
 ) -> None:
   """Writes a file, piece by piece.
 
@@ -77,6 +81,7 @@ def write(
     path: of the file; replaced if it is there.
     arrays: by name.
     dtype: to write them in; None: each as it is.
+    also: is given all bytes of the file too, such as a digest's `update`.
 
   Raises:
     ValueError: if a value is NaN or infinite.
@@ -95,11 +100,17 @@ def write(
   text = json.dumps(header).encode()
   text += b" " * (-len(text) % 8)
   with open(path, "wb") as file:
-    file.write(len(text).to_bytes(8, "little") + text)
+
+    def put(data) -> None:
+      file.write(data)
+      if also is not None:
+        also(data)
+
+    put(len(text).to_bytes(8, "little") + text)
     for array in arrays.values():
       for index in array.rows():
         piece = source.finite(array, index).astype(dtype or array.dtype)
-        file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+        put(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
 
 
 def _header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
@@ -107,8 +118,13 @@ def _header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
   length = int.from_bytes(file.read(8), "little")
   if size < 8 or not 0 < length <= min(size - 8, _HEADER_LIMIT):
     raise ValueError(f"its header would be {length} bytes long")
-  entries = json.loads(file.read(length))
+  entries = json.loads(file.read(length), object_pairs_hook=_once)
+  if not isinstance(entries, dict):
+    raise ValueError("its header is a list")
   entries.pop("__metadata__", None)
+  for name, entry in entries.items():
+    if any(not _is_count(n) for n in entry["data_offsets"]):
+      raise ValueError(f"{name} has data_offsets {entry['data_offsets']}")
   end = 0
   for name, entry in sorted(
     entries.items(), key=lambda item: item[1]["data_offsets"]
@@ -123,9 +139,23 @@ def _header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
   return entries, 8 + length
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """A JSON object; of a name that is there twice one would be lost."""
+  out = dict(pairs)
+  if len(out) != len(pairs):
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    raise ValueError(f"its header has {twice} twice")
+  return out
+
+
+def _is_count(value: Any) -> bool:
+  return type(value) is int and value >= 0
+
+
 def _check_size(name: str, entry: Mapping[str, Any], size: int) -> None:
   kind, shape = entry["dtype"], entry["shape"]
-  if any(not isinstance(n, int) or n < 0 for n in shape):
+  if not isinstance(shape, list) or any(not _is_count(n) for n in shape):
     raise ValueError(f"{name} has shape {shape}")
   if kind in DTYPES:
     bits = DTYPES[kind].itemsize * 8

@@ -74,6 +74,14 @@ def split(key: jax.Array | None, parts: int) -> Sequence[Any]:
   return list(jax.random.split(key, parts))
 
 
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+  """Zeroes a share of the values and scales the others; no key: none."""
+  if not rate or key is None:
+    return x
+  is_kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+  return jnp.where(is_kept, x / (1 - rate), 0)
+
+
 def param(
   key: jax.Array,
   shape: Sequence[int],

@@ -79,9 +79,7 @@ class LowRank(nnx.Module):
 
   def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """float[..., I] -> float[..., O]; no key, no dropout."""
-    if self.dropout and key is not None:
-      is_kept = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
-      x = jnp.where(is_kept, x / (1 - self.dropout), 0)
+    x = layers.dropout(x, self.dropout, key)
     y = jnp.dot(x, self.a[...].astype(x.dtype))
     return jnp.dot(y, self.b[...].astype(x.dtype)) * self.scale
 

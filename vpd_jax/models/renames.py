@@ -190,6 +190,8 @@ class Table:
   Attributes:
     renames: every array of ours that it holds.
     prefix: in front of their names in some files, and in those we write.
+    module_prefix: in front of the names of modules in transformers 5; None:
+      as `prefix`.
     spellings: (pattern, replacement) by `re.sub`, in order, that turn names
       of other versions' files into those of `renames`.
     ignored: patterns of their names, matched in full, of parts that we do not
@@ -199,6 +201,7 @@ class Table:
 
   renames: tuple[Rename, ...]
   prefix: str = ""
+  module_prefix: str | None = None
   spellings: tuple[tuple[str, str], ...] = ()
   ignored: tuple[str, ...] = ()
   copies: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -49,6 +49,22 @@ def tower():
   return out
 
 
+def test_a_byte_that_changed_is_found(tmp_path):
+  path, name = tmp_path / "x.npz", "img/head/kernel"
+  # More than is read with its header.
+  large = np.random.default_rng(1).standard_normal((1000, 100))
+  arrays = tower() | {name: large.astype(np.float32)}
+  np.savez(path, **arrays)
+  data = bytearray(path.read_bytes())
+  at = data.index(arrays[name].tobytes())
+  data[at + 300_000] ^= 1  # A float still, and finite.
+  path.write_bytes(bytes(data))
+  found = big_vision.scan(path)
+  found["img/embedding/bias"].whole()
+  with pytest.raises(ValueError, match=r"x\.npz is damaged: .*img/head/kernel"):
+    found[name].whole()
+
+
 def scanned(arrays):
   """The same with blocks stacked on the first axis."""
   out = {n: x for n, x in arrays.items() if "encoderblock_" not in n}

@@ -128,6 +128,23 @@ def test_copy_that_differs_is_refused(tmp_path):
     load(folder_of(tmp_path, arrays))
 
 
+def test_copy_that_is_nan_or_of_another_dtype_is_called_so(tmp_path):
+  arrays = numbers()
+  arrays["shared.weight"][1, 0] = np.nan
+  arrays["lm_head.weight"] = arrays["shared.weight"]
+  with pytest.raises(ValueError, match="NaN or infinite") as error:
+    load(folder_of(tmp_path, arrays))
+  assert "not equal" not in str(error.value)
+  assert "lm_head.weight of model.safetensors: 1 of 8" in str(error.value)
+  arrays["lm_head.weight"] = numbers()["shared.weight"].astype(np.float16)
+  message = (
+    r"lm_head\.weight, float16 \(4, 2\), is not of the dtype and shape of"
+    r" shared\.weight, float32 \(4, 2\)"
+  )
+  with pytest.raises(ValueError, match=message):
+    load(folder_of(tmp_path, arrays))
+
+
 def test_names_are_listed_on_both_sides_with_the_nearest(tmp_path):
   arrays = numbers()
   arrays["wii.weight"] = arrays.pop("wi.weight")
@@ -266,6 +283,44 @@ def test_a_file_with_gaps_overlaps_or_no_header_is_refused(tmp_path):
     folder = folder_of(tmp_path, numbers(), **{"wi.weight": lie})
     with pytest.raises(ValueError, match="the array before ends"):
       hf.scan(folder)
+
+
+HEADERS = {
+  "twice": ('{"a": %s, "a": %s}', r"its header has \['a'\] twice"),
+  "float": (
+    '{"a": {"dtype":"F32","shape":[1],"data_offsets":[0.0,4]}}',
+    "offs",
+  ),
+  "bool": ('{"a": {"dtype":"F32","shape":[true],"data_offsets":[0,4]}}', "Tru"),
+  "text": (
+    '{"a": {"dtype":"F32","shape":"1","data_offsets":[0,4]}}',
+    "shape 1",
+  ),
+  "deep": ('{"a":' + "[" * 200_000 + "]" * 200_000 + "}", "recursion"),
+  "list": ("[1]", "list"),
+}
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_headers_that_python_would_take_otherwise(tmp_path, kind):
+  text, message = HEADERS[kind]
+  entry = '{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+  data = text.replace("%s", entry).encode()
+  file = tmp_path / hf.WEIGHTS
+  file.write_bytes(len(data).to_bytes(8, "little") + data + b"\0" * 4)
+  with pytest.raises(ValueError, match=f"cut off or damaged: .*{message}"):
+    hf.scan(tmp_path)
+
+
+def test_one_file_counts_more_than_an_index(tmp_path):
+  """As in transformers: the index may be left from before."""
+  folder = sharded(tmp_path)
+  folder_of(tmp_path, {name: x + 1 for name, x in numbers().items()})
+  assert (folder / hf.INDEX).is_file()
+  found = load(folder)
+  np.testing.assert_array_equal(
+    found["embedding"], numbers()["shared.weight"] + 1
+  )
 
 
 def test_writing_a_value_that_is_not_finite_leaves_nothing(tmp_path):

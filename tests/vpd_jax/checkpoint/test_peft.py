@@ -150,6 +150,25 @@ def test_an_update_of_another_model_is_named(folder):
     ("modules_to_save", ["head"]),
     ("peft_type", "IA3"),
     ("r", None),
+    ("r", True),
+    ("r", 2.0),
+    ("lora_alpha", "6"),
+    ("lora_dropout", 1.0),
+    ("init_lora_weights", "pissa"),
+    ("init_lora_weights", "loftq"),
+    ("alora_invocation_tokens", [5, 6]),
+    ("kasa_config", {"beta": 1e-4}),
+    ("velora_config", {"num_groups": 64}),
+    ("monteclora_config", {"x": 1}),
+    ("arrow_config", {"top_k": 3}),
+    ("corda_config", {"verbose": False}),
+    ("use_qalora", True),
+    ("use_bdlora", {"nblocks": 2}),
+    ("lora_bias", True),
+    ("layer_replication", [[0, 1]]),
+    ("megatron_config", {"x": 1}),
+    ("ensure_weight_tying", True),
+    ("of_next_year", "on"),
   ],
 )
 def test_what_is_not_computed_is_refused(folder, key, value):
@@ -157,6 +176,53 @@ def test_what_is_not_computed_is_refused(folder, key, value):
   (folder / peft.CONFIG).write_text(json.dumps(config | {key: value}))
   with pytest.raises(ValueError, match=rf"not computed here:\n  {key} is"):
     peft.read(folder, BASE, SHAPES)
+
+
+def test_what_peft_writes_of_plain_updates_is_read(folder):
+  """All fields of peft 0.21 with their defaults, and what says where."""
+  config = json.loads((folder / peft.CONFIG).read_text())
+  config |= dict.fromkeys(
+    (
+      *("auto_mapping", "revision", "exclude_modules", "modules_to_save"),
+      *("layers_pattern", "megatron_config", "trainable_token_indices"),
+      *("eva_config", "corda_config", "lora_ga_config", "velora_config"),
+      *("alora_invocation_tokens", "monteclora_config", "layer_replication"),
+      *("target_parameters", "use_bdlora", "arrow_config", "kasa_config"),
+    )
+  )
+  config |= {
+    "peft_version": "0.21.2",
+    "use_rslora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "megatron_core": "megatron.core",
+    "loftq_config": {},
+    "use_dora": False,
+    "use_qalora": False,
+    "qalora_group_size": 16,
+    "lora_bias": False,
+    "ensure_weight_tying": False,
+    "layers_to_transform": [0, 2],
+    "task_type": "SEQ_2_SEQ_LM",
+  }
+  for value in (True, False, None, "gaussian"):
+    config["init_lora_weights"] = value
+    (folder / peft.CONFIG).write_text(json.dumps(config))
+    assert len(peft.read(folder, BASE, SHAPES).arrays) == 4
+
+
+def test_the_prefix_is_that_of_transformers_5(tmp_path):
+  base = dataclasses.replace(BASE, module_prefix="")
+  updates = _arrays(_updates("head"))
+  peft.write(tmp_path / "5", updates, base, alpha=1.0)
+  found = safetensors_file.scan(tmp_path / "5" / peft.WEIGHTS)
+  assert "base_model.model.head.lora_A.weight" in found
+  peft.write(tmp_path / "4", updates, base, alpha=1.0, prefix="model.")
+  for folder in ("4", "5"):
+    assert len(peft.read(tmp_path / folder, base, SHAPES).arrays) == 2
+    assert peft.fits(tmp_path / folder, base)
+  other = renames.Table(BASE.renames[:2])
+  assert not peft.fits(tmp_path / "5", other)
 
 
 @pytest.mark.parametrize(

@@ -151,3 +151,34 @@ def test_every_parameter_has_one_axis_name_per_dimension():
   assert len(variables) == len(jax.tree.leaves(params)) > 30
   for variable in variables:
     assert len(variable.get_metadata()["axes"]) == variable[...].ndim
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean():
+  x = jnp.ones((64, 64))
+  y = layers.dropout(x, 0.25, jax.random.key(0))
+  np.testing.assert_allclose(y, jnp.where(y == 0, 0, 1 / 0.75), rtol=1e-6)
+  # 4096 draws: four standard deviations of the share are 0.027.
+  assert abs(float(jnp.mean(y == 0)) - 0.25) < 0.027
+  np.testing.assert_array_equal(layers.dropout(x, 0.25, None), x)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_dropout_of_the_blocks_is_for_training_alone(part, inputs):
+  image, prompt, target = inputs
+  whole, dropping = (
+    step.merge(*tiny.pali(dropout=rate)) for rate in (0.0, 0.5)
+  )
+  image_BPD = whole.encode_image(image)
+
+  def hidden(model, key):
+    encode_key = key if part == "encoder" else None
+    encoded = model.encode(image_BPD, prompt, encode_key)
+    decode_key = key if part == "decoder" else None
+    return model.decode(*encoded, target, decode_key)
+
+  key, other = jax.random.key(1), jax.random.key(2)
+  np.testing.assert_array_equal(hidden(whole, key), hidden(whole, None))
+  np.testing.assert_array_equal(hidden(dropping, None), hidden(whole, None))
+  np.testing.assert_array_equal(hidden(dropping, key), hidden(dropping, key))
+  assert not np.allclose(hidden(dropping, key), hidden(dropping, other))
+  assert not np.allclose(hidden(dropping, key), hidden(whole, None))

@@ -14,6 +14,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vpd_jax.models import hf_fields
 from vpd_jax.models.pali import hf_config as pali
 
 # model_type of a config.json -> the part of a BLIP-2 that it describes.
@@ -203,10 +204,7 @@ def _read(
   out = {}
   for ours, (theirs, default) in names.items():
     out[ours] = (config or {}).get(theirs, default)
-    if not isinstance(out[ours], int):
-      raise ValueError(
-        f"config.json has {theirs}={out[ours]!r}; blip2 reads a whole number."
-      )
+    hf_fields.check_counts({theirs: out[ours]})
   return out
 
 

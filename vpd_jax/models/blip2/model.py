@@ -46,6 +46,7 @@ class Model(pali.Model):
     image_token_id: what stands for an image token in transformers' prompts;
       only goes into what is written for it. None: the first row of the
       embedding that no token has.
+    dropout: in T5's blocks, as in PaLI.
     is_scanned: compile one block of each stack and loop over it.
     remat, vit_remat: what the backward pass recomputes, see `stack.REMAT`.
     seed: of the initial weights.
@@ -79,6 +80,7 @@ class Model(pali.Model):
     is_head_tied: bool = False,
     is_gelu_exact: bool = False,
     image_token_id: int | None = None,
+    dropout: float = 0.0,
     is_scanned: bool = True,
     remat: str = "none",
     vit_remat: str = "none",
@@ -119,7 +121,7 @@ class Model(pali.Model):
     self.embedding = layers.Embedding(rows, width, rngs=rngs)
     shape = (heads, head_width, mlp_width)
     options = {"mlp": mlp, "is_scaled": False, "rngs": rngs}
-    options |= {"is_scanned": is_scanned, "remat": remat}
+    options |= {"is_scanned": is_scanned, "remat": remat, "dropout": dropout}
     self.encoder = encdec.Encoder(width, encoder_depth, *shape, **options)
     self.decoder = encdec.Decoder(width, decoder_depth, *shape, **options)
     if is_gelu_exact:

@@ -40,8 +40,9 @@ class Encoder(nnx.Module):
     is_scanned: bool,
     remat: str,
     rngs: nnx.Rngs,
+    dropout: float = 0.0,
   ):
-    block = (width, heads, head_width, mlp_width, mlp, is_scaled)
+    block = (width, heads, head_width, mlp_width, mlp, is_scaled, dropout)
     self.bias = attention.RelativeBias(heads, is_causal=False, rngs=rngs)
     self.blocks = stack.make(
       lambda rngs: EncoderBlock(*block, rngs=rngs), depth, rngs
@@ -73,8 +74,9 @@ class EncoderBlock(nnx.Module):
   """Self-attention, then an MLP, each behind an RMS norm."""
 
   def __init__(
-    self, width, heads, head_width, mlp_width, mlp, is_scaled, *, rngs
+    self, width, heads, head_width, mlp_width, mlp, is_scaled, dropout, *, rngs
   ):
+    self.dropout = dropout
     self.norm_attention = layers.RMSNorm(width)
     self.attention = _attention(width, heads, head_width, is_scaled, rngs)
     self.norm_mlp = layers.RMSNorm(width)
@@ -82,13 +84,15 @@ class EncoderBlock(nnx.Module):
 
   def __call__(self, x_BSD, mask_B1S, bias_NSS, key) -> jax.Array:
     """float[B, S, D] -> float[B, S, D]."""
-    kv_key, attention_key, mlp_key = layers.split(key, 3)
+    kv_key, attention_key, mlp_key, *drop_keys = layers.split(key, 5)
     h_BSD = self.norm_attention(x_BSD)
     keys_values = attention.gathered(self.attention.keys_values(h_BSD, kv_key))
-    x_BSD = x_BSD + self.attention(
+    y_BSD = self.attention(
       h_BSD, *keys_values, mask_B1S, bias_NSS, attention_key
     )
-    return x_BSD + self.mlp(self.norm_mlp(x_BSD), mlp_key)
+    x_BSD = x_BSD + layers.dropout(y_BSD, self.dropout, drop_keys[0])
+    y_BSD = self.mlp(self.norm_mlp(x_BSD), mlp_key)
+    return x_BSD + layers.dropout(y_BSD, self.dropout, drop_keys[1])
 
 
 class Context(NamedTuple):
@@ -126,8 +130,9 @@ class Decoder(nnx.Module):
     is_scanned: bool,
     remat: str,
     rngs: nnx.Rngs,
+    dropout: float = 0.0,
   ):
-    block = (width, heads, head_width, mlp_width, mlp, is_scaled)
+    block = (width, heads, head_width, mlp_width, mlp, is_scaled, dropout)
     self.bias = attention.RelativeBias(heads, is_causal=True, rngs=rngs)
     self.blocks = stack.make(
       lambda rngs: DecoderBlock(*block, rngs=rngs), depth, rngs
@@ -229,8 +234,9 @@ class DecoderBlock(nnx.Module):
   """Causal attention, cross-attention and an MLP."""
 
   def __init__(
-    self, width, heads, head_width, mlp_width, mlp, is_scaled, *, rngs
+    self, width, heads, head_width, mlp_width, mlp, is_scaled, dropout, *, rngs
   ):
+    self.dropout = dropout
     self.norm_attention = layers.RMSNorm(width)
     self.attention = _attention(width, heads, head_width, is_scaled, rngs)
     self.norm_cross = layers.RMSNorm(width)
@@ -240,12 +246,13 @@ class DecoderBlock(nnx.Module):
 
   def attend_self(self, x_RTD, mask_1TT, bias_NTT, key) -> jax.Array:
     """float[R, T, D] -> float[R, T, D]: each position looks back."""
-    kv_key, attention_key = layers.split(_fold(key, 0), 2)
+    kv_key, attention_key, drop_key = layers.split(_fold(key, 0), 3)
     h_RTD = self.norm_attention(x_RTD)
     keys_values = self.attention.keys_values(h_RTD, kv_key)
-    return x_RTD + self.attention(
+    y_RTD = self.attention(
       h_RTD, *keys_values, mask_1TT, bias_NTT, attention_key
     )
+    return x_RTD + layers.dropout(y_RTD, self.dropout, drop_key)
 
   def extend_self(self, x_R1D, mask_1TS, bias_NTS, cache, position):
     """As `attend_self` for one position: (float[R, 1, D], grown cache)."""
@@ -267,7 +274,7 @@ class DecoderBlock(nnx.Module):
     self, x_RTD, keys_BSNH, values_BSNH, mask_BS, key, *, is_held=False
   ) -> jax.Array:
     """float[R, T, D] -> float[R, T, D]: across, then through the MLP."""
-    attention_key, mlp_key = layers.split(_fold(key, 1), 2)
+    attention_key, mlp_key, *drop_keys = layers.split(_fold(key, 1), 4)
     # Cross-attention does not tell rows of an example from positions.
     h_BTD = self.norm_cross(x_RTD).reshape(
       keys_BSNH.shape[0], -1, x_RTD.shape[-1]
@@ -280,8 +287,10 @@ class DecoderBlock(nnx.Module):
       key=attention_key,
       is_held=is_held,
     )
-    x_RTD = x_RTD + y_BTD.reshape(x_RTD.shape)
-    return x_RTD + self.mlp(self.norm_mlp(x_RTD), mlp_key)
+    y_RTD = y_BTD.reshape(x_RTD.shape)
+    x_RTD = x_RTD + layers.dropout(y_RTD, self.dropout, drop_keys[0])
+    y_RTD = self.mlp(self.norm_mlp(x_RTD), mlp_key)
+    return x_RTD + layers.dropout(y_RTD, self.dropout, drop_keys[1])
 
 
 def _fold(key: jax.Array | None, number: int) -> jax.Array | None:

@@ -9,6 +9,8 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+from vpd_jax.models import hf_fields
+
 # model_type of a config.json -> the part of a PaLI that it describes.
 MODEL_TYPES: Mapping[str, str] = types.MappingProxyType(
   {
@@ -82,6 +84,21 @@ def options(config: Mapping[str, Any]) -> dict[str, Any]:
   return read(config)
 
 
+def copies(config: Mapping[str, Any]) -> dict[str, str]:
+  """Names that a file may leave out, to the names that they are copies of.
+
+  transformers 5 ties the heads of T5 v1.1 and mT5 too where a file of its own
+  has none: logits are of the embedding, and not scaled as T5 1.0's. Ours have
+  a head of their own, which starts as that copy and computes the same.
+  """
+  if MODEL_TYPES[config["model_type"]] != "text":
+    return {}
+  is_tied_there = config.get("tie_word_embeddings", True)
+  if not is_tied_there or _text_options(config)["is_head_tied"]:
+    return {}
+  return {"lm_head.weight": "shared.weight"}
+
+
 def config(options: Mapping[str, Any], part: str, rows: int) -> dict[str, Any]:
   """config.json to be written beside the weights of a part.
 
@@ -106,6 +123,12 @@ def _text_options(config: Mapping[str, Any]) -> dict[str, Any]:
   missing = [n for n in (*_TEXT_NEEDED, "vocab_size") if n not in config]
   if missing:
     raise ValueError(f"config.json of model_type={kind!r} lacks {missing}.")
+  counts = {name: config[name] for name in (*_TEXT_NEEDED, "vocab_size")}
+  # Some files say null for "as many as the encoder".
+  decoder_depth = config.get("num_decoder_layers")
+  if decoder_depth is None:
+    decoder_depth = config["num_layers"]
+  hf_fields.check_counts(counts | {"num_decoder_layers": decoder_depth})
   _check_fixed(config, _TEXT_FIXED)
   mlp = config.get(
     "feed_forward_proj", "relu" if kind == "t5" else "gated-gelu"
@@ -133,8 +156,7 @@ def _text_options(config: Mapping[str, Any]) -> dict[str, Any]:
     head_width=config["d_kv"],
     mlp_width=config["d_ff"],
     encoder_depth=config["num_layers"],
-    # Some files say null for "as many as the encoder".
-    decoder_depth=config.get("num_decoder_layers") or config["num_layers"],
+    decoder_depth=decoder_depth,
     mlp=_MLPS[mlp],
     is_head_tied=is_tied,
   )
@@ -148,12 +170,7 @@ def _image_options(config: Mapping[str, Any]) -> dict[str, Any]:
   size_name, size = _SIZE_DEFAULTS[kind]
   defaults = _IMAGE_DEFAULTS | {size_name: size}
   read = {name: config.get(name, defaults[name]) for name in defaults}
-  for name, value in read.items():
-    if not isinstance(value, int):
-      raise ValueError(
-        f"config.json has {name}={value!r}; pali reads a whole number, of a"
-        " square."
-      )
+  hf_fields.check_tower(read, grid=size_name)
   patch = read["patch_size"]
   if kind == "siglip2":
     side = math.isqrt(read["num_patches"])

@@ -48,6 +48,9 @@ class Model(nnx.Module):
     has_parallel_vit: the image tower has ViT-22B's blocks.
     has_naflex_vit: it takes pictures of any shape, `naflex.Patches`;
       image_size is the side of the square that its positions were made for.
+    dropout: share of what each branch of an encoder's or decoder's block adds
+      that is dropped in training. T5 drops as much of attention weights, of
+      MLPs' inner values and of embeddings too; here they stay whole.
     is_scanned: compile one block of each stack and loop over it; small models
       run faster unrolled. Weights are stored alike.
     remat, vit_remat: what the backward pass recomputes, see `stack.REMAT`.
@@ -77,6 +80,7 @@ class Model(nnx.Module):
     is_attention_scaled: bool = False,
     has_parallel_vit: bool = False,
     has_naflex_vit: bool = False,
+    dropout: float = 0.0,
     is_scanned: bool = True,
     remat: str = "none",
     vit_remat: str = "none",
@@ -109,7 +113,7 @@ class Model(nnx.Module):
     self.embedding = layers.Embedding(rows, width, rngs=rngs)
     stack = (heads, head_width, mlp_width)
     options = {"mlp": mlp, "is_scaled": is_attention_scaled, "rngs": rngs}
-    options |= {"is_scanned": is_scanned, "remat": remat}
+    options |= {"is_scanned": is_scanned, "remat": remat, "dropout": dropout}
     self.encoder = encdec.Encoder(width, encoder_depth, *stack, **options)
     self.decoder = encdec.Decoder(width, decoder_depth, *stack, **options)
     self.head = (

@@ -48,6 +48,7 @@ def table(options: Mapping[str, Any], part: str) -> Table:
     renames=tuple(vit_names.siglip("vit/", "", depth, layout)),
     # Files on the hub begin so; those that transformers 5 writes do not.
     prefix="vision_model.",
+    module_prefix="",
     ignored=(
       r"head\..*",
       r"embeddings\.position_ids",

@@ -8,6 +8,8 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+from vpd_jax.models import hf_fields
+
 # model_type of a config.json -> the part of the model that it describes.
 MODEL_TYPES: Mapping[str, str] = types.MappingProxyType({"paligemma": "model"})
 
@@ -139,7 +141,9 @@ def _text_options(config: Mapping[str, Any]) -> dict[str, Any]:
       f" {meanings[0]!r} only."
     )
   defaults = dict(zip(_NAMES, _TEXT_DEFAULTS[kind], strict=True))
-  read = {ours: config.get(n, defaults[n]) for n, ours in _NAMES.items()}
+  found = {name: config.get(name, defaults[name]) for name in _NAMES}
+  hf_fields.check_counts(found, "text_config.")
+  read = {ours: found[name] for name, ours in _NAMES.items()}
   if kind == "gemma":
     return read
   return read | dict(
@@ -177,6 +181,7 @@ def _image_options(config: Mapping[str, Any]) -> dict[str, Any]:
   read = {
     name: config.get(name, default) for name, default in _IMAGE_DEFAULTS.items()
   }
+  hf_fields.check_tower(read, "vision_config.")
   patch = read["patch_size"]
   return dict(
     image_size=read["image_size"] // patch * patch,
@@ -240,8 +245,8 @@ def _image_config(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_rope(config: Mapping[str, Any]) -> None:
-  """transformers 5 has "rope_parameters", 4 had two fields."""
-  rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+  """transformers 5 has "rope_parameters", 4 had two fields, which overrule."""
+  rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
   rope.setdefault("rope_theta", config.get("rope_theta", _ROPE_THETA))
   kind = rope.get("rope_type", rope.get("type", "default"))
   if kind != "default" or rope["rope_theta"] != _ROPE_THETA:

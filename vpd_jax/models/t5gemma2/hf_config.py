@@ -9,6 +9,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+from vpd_jax.models import hf_fields
 from vpd_jax.models.t5gemma2.model import BOS_ID, EOS_ID, PAD_ID
 
 # model_type of a config.json -> the part of a T5Gemma 2 that it describes.
@@ -79,6 +80,8 @@ def options(config: Mapping[str, Any]) -> dict[str, Any]:
         f" {read[1][name]!r} of the decoder; t5gemma2 has one for both."
       )
   depths = [c.get("num_hidden_layers", _DEPTH) for c in (encoder, decoder)]
+  for name, depth in zip(("encoder", "decoder"), depths, strict=True):
+    hf_fields.check_counts({"num_hidden_layers": depth}, f"{name}: ")
   boi = outer.get("boi_token_index", 255_999)
   eoi = outer.get("eoi_token_index", 256_000)
   return dict(
@@ -162,10 +165,24 @@ def _stack(config: Mapping[str, Any], where: str) -> dict[str, Any]:
   """Options of encoder or decoder that the other must agree with."""
   _check_fixed(config, f"{where}.", _STACK_FIXED)
   out = {n: config.get(field, d) for field, (n, d) in _STACK.items()}
-  # Files of older versions have the fields of Gemma 3.
+  counts = {
+    field: out[name]
+    for field, (name, _) in _STACK.items()
+    if name != "query_width"  # A scale, which may be a fraction.
+  }
+  hf_fields.check_counts(counts, f"{where}.")
+  # Files of older versions have the fields of Gemma 3. Where there are both,
+  # the older one changes the newer, as in transformers.
   ropes = config.get("rope_parameters") or {}
   local = ropes.get(_LOCAL) or {}
-  whole = ropes.get(_GLOBAL) or config.get("rope_scaling") or {}
+  whole = {**(ropes.get(_GLOBAL) or {}), **(config.get("rope_scaling") or {})}
+  if whole.get("rope_type", whole.get("type")) != whole.get(
+    "type", whole.get("rope_type")
+  ):
+    raise ValueError(
+      f"config.json has rope_type={whole['rope_type']!r} and"
+      f" type={whole['type']!r} for {where}'s {_GLOBAL}; leave one."
+    )
   kinds = [r.get("rope_type", r.get("type", "default")) for r in (local, whole)]
   if kinds[0] != "default" or kinds[1] not in ("default", "linear"):
     raise ValueError(
@@ -179,8 +196,15 @@ def _stack(config: Mapping[str, Any], where: str) -> dict[str, Any]:
   out["rope_base_global"] = float(
     whole.get("rope_theta", config.get("rope_theta", 1e6))
   )
-  is_linear = kinds[1] == "linear"
-  out["rope_stretch_global"] = float(whole["factor"]) if is_linear else 1.0
+  out["rope_stretch_global"] = 1.0
+  if kinds[1] == "linear":
+    factor = whole.get("factor")
+    if not hf_fields.is_positive(factor):
+      raise ValueError(
+        f"config.json has rope_type='linear' with factor={factor!r} for"
+        f" {where}'s {_GLOBAL}; expected a number above 0."
+      )
+    out["rope_stretch_global"] = float(whole["factor"])
   return out
 
 
@@ -213,6 +237,7 @@ def _image_options(config: Mapping[str, Any]) -> dict[str, Any]:
     )
   _check_fixed(config, "encoder.vision_config.", _IMAGE_FIXED)
   read = {name: config.get(name, default) for name, default in _IMAGE.items()}
+  hf_fields.check_tower(read, "encoder.vision_config.")
   patch = read["patch_size"]
   return dict(
     image_size=read["image_size"] // patch * patch,
