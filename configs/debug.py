@@ -22,22 +22,20 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.log_every_steps = 5
   c.data_dir = "runs/debug/data/examples"
   c.init = ""
-  c.input = dict(
+  c.input = config_sections.inputs(
     data=dict(world=dict(dir=c.get_ref("data_dir"), split="train", weight=1.0)),
     batch_size=8,
     image_px=48,
     lengths=dict(prompt=40, label=3, rationale=48),
     vocab="world",
-    num_workers=0,
-    synthetic=False,
   )
-  c.model = dict(name="pali", size="debug")
-  if options.lora:
-    patterns = ("(encoder|decoder)/blocks/",)
-    updates = dict(patterns=patterns, rank=2, alpha=2.0, dropout=0.1)
-    c.update(model=dict(lora=updates))
-  c.loss = dict(name="fused", rationale_weight=1.0)
-  c.optim = dict(lr=1e-2, warmup_steps=2)
+  patterns = ("(encoder|decoder)/blocks/",)
+  updates = dict(patterns=patterns, rank=2, alpha=2.0, dropout=0.1)
+  c.model = config_sections.model(
+    name="pali", size="debug", lora=updates if options.lora else None
+  )
+  c.loss = config_sections.loss(name="fused", rationale_weight=1.0)
+  c.optim = config_sections.optimizer(lr=1e-2, warmup_steps=2)
   c.sharding = config_sections.sharding("data_parallel", data=-1)
   c.evaluators = dict(
     validation=dict(

@@ -41,7 +41,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.log_every_steps = 20
   c.data_dir = "runs/pali3/data/examples"
   c.init = "weights/pali3_5b"
-  c.input = dict(
+  c.input = config_sections.inputs(
     data=dict(vpd=dict(dir=c.get_ref("data_dir"), split="train", weight=1.0)),
     batch_size=128,
     image_px=options.px,
@@ -49,13 +49,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     vocab="sentencepiece:weights/pali3_5b/spiece.model",
     drop_long=True,
     num_workers=8,
-    synthetic=False,
   )
-  c.model = dict(
+  c.model = config_sections.model(
     name="pali", size="pali3_5b", lora="vpd_generalist", remat="full"
   )
-  c.loss = dict(name="fused", rationale_weight=1.0, dtype="bfloat16")
-  c.optim = dict(
+  c.loss = config_sections.loss(
+    name="fused", rationale_weight=1.0, dtype="bfloat16"
+  )
+  c.optim = config_sections.optimizer(
     lr=1e-4,
     warmup_steps=c.total_steps // 100,
     b1=0.9,

@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.log_every_steps = 20
   c.data_dir = "runs/t5gemma2/data/examples"
   c.init = "weights/t5gemma2"
-  c.input = dict(
+  c.input = config_sections.inputs(
     data=dict(vpd=dict(dir=c.get_ref("data_dir"), split="train", weight=1.0)),
     batch_size=128,
     image_px=896,
@@ -44,16 +44,17 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     vocab="hf:weights/t5gemma2",
     drop_long=True,
     num_workers=8,
-    synthetic=False,
   )
-  c.model = dict(
+  c.model = config_sections.model(
     name="t5gemma2",
     size=options.size,
     lora="vpd_generalist",
     remat="full",
   )
-  c.loss = dict(name="fused", rationale_weight=1.0, dtype="bfloat16")
-  c.optim = dict(
+  c.loss = config_sections.loss(
+    name="fused", rationale_weight=1.0, dtype="bfloat16"
+  )
+  c.optim = config_sections.optimizer(
     lr=1e-4,
     warmup_steps=c.total_steps // 100,
     b1=0.9,

@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.log_every_steps = 50
   c.data_dir = f"runs/base/data_{options.phase}/examples"
   c.init = "" if is_first else "runs/base/caption/params.npz"
-  c.input = dict(
+  c.input = config_sections.inputs(
     data=dict(world=dict(dir=c.get_ref("data_dir"), split="train", weight=1.0)),
     batch_size=64,
     image_px=48,
@@ -39,9 +39,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     label_suffix="",
     rationale_suffix="",
   )
-  c.model = dict(name="pali", size="world")
-  c.loss = dict(name="fused", rationale_weight=0.0)
-  c.optim = dict(
+  c.model = config_sections.model(name="pali", size="world")
+  c.loss = config_sections.loss(name="fused", rationale_weight=0.0)
+  c.optim = config_sections.optimizer(
     lr=1e-3,
     warmup_steps=min(100, c.total_steps // 10),
     final_lr_share=0.5 if is_first else 0.05,

@@ -46,7 +46,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   c.data_dir = "runs/quickstart/world/examples"
   c.init = "weights/world_base.npz"
 
-  c.input = dict(
+  c.input = config_sections.inputs(
     data=dict(world=dict(dir=c.get_ref("data_dir"), split="train", weight=1.0)),
     batch_size=32,
     image_px=48,
@@ -66,9 +66,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     replay = dict(data=dict(base=base), batch_size=64, lengths=dict(label=32))
     c.update(input=replay)  # Goes into nested sections; the rest stays.
-  c.model = dict(name="pali", size="world")
-  c.loss = dict(name="fused", rationale_weight=0.0 if is_label_only else 1.0)
-  c.optim = dict(
+  c.model = config_sections.model(name="pali", size="world")
+  c.loss = config_sections.loss(
+    name="fused", rationale_weight=0.0 if is_label_only else 1.0
+  )
+  c.optim = config_sections.optimizer(
     lr=8e-4,
     warmup_steps=min(100, c.total_steps // 10),
     b1=0.9,

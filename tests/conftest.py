@@ -2,13 +2,12 @@
 
 import os
 
+from tests import xla_flags
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile much and compute little: LLVM's optimisations would double
-# their time. Programs are the same otherwise; a flag already set stays.
+# Of a flag that is set twice, the last counts: the user's, but for devices.
 os.environ["XLA_FLAGS"] = (
-  "--xla_backend_optimization_level=0"
-  " --xla_llvm_disable_expensive_passes=true"
-  f" {os.environ.get('XLA_FLAGS', '')}"
+  f"{xla_flags.FLAGS} {os.environ.get('XLA_FLAGS', '')}"
   " --xla_force_host_platform_device_count=8"
 )
 

@@ -6,6 +6,8 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from data_gen import stage
 from tests import configs
@@ -39,7 +41,7 @@ def _shrink(config):
   if config.input.image_px > 48:  # The embedded world's is small as it is.
     config.input.update(image_px=48, batch_size=8, vocab="world")
     config.input.lengths = dict(prompt=8, label=3, rationale=9)
-    if "accumulate" in config.optim:
+    if config.optim.accumulate:
       config.optim.accumulate = 1
 
 
@@ -81,6 +83,56 @@ def test_flags_can_say_where_an_experiment_runs(path, arg):
   config.profile.start_step, config.log.wandb = 10, "project"
   with pytest.raises(TypeError):
     config.distributed.num_processes = "two"
+
+
+# Of docs and docstrings: each can be given as a flag, for every experiment.
+FLAGS = {
+  "input.cache": True,
+  "input.drop_long": True,
+  "input.image_kernel": "bicubic",
+  "input.num_threads": 2,
+  "input.num_workers": 3,
+  "input.questions_per_image": 2,
+  "input.synthetic": True,
+  "loss.chunk": 128,
+  "loss.dtype": "bfloat16",
+  "loss.rationale_weight": 0.5,
+  "loss.z_loss": 1e-4,
+  "model.dropout": 0.1,
+  "model.lora": "vpd_generalist",
+  "model.remat": "dots",
+  "model.vit_remat": "full",
+  "optim.accumulate": 2,
+  "optim.clip_norm": 0.5,
+  "optim.ema_decay": 0.99,
+  "optim.frozen_dtype": "bfloat16",
+  "optim.name": "lion",
+  "optim.schedule": "rsqrt",
+  "optim.weight_decay": 0.1,
+}
+
+
+@pytest.mark.parametrize("path,arg", EXPERIMENTS)
+def test_each_documented_option_is_a_flag(path, arg):
+  argv = [f"--config={configs.ROOT}/configs/{path}:{arg}"]
+  argv += [f"--config.{name}={value}" for name, value in FLAGS.items()]
+  found = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", flag_values=found, sys_argv=argv)
+  found(["train", *argv])
+  for name, value in FLAGS.items():
+    section, key = name.split(".")
+    assert found["config"].value[section][key] == value, name
+
+
+def test_options_of_flags_are_options_of_what_they_are_passed_to():
+  config = configs.load("debug.py")
+  config.update_from_flattened_dict(
+    FLAGS | {"input.cache": False, "input.batch_size": 32}
+  )
+  parts = build.build(config)
+  assert parts.optimizer.accumulate == 2 and parts.options["dropout"] == 0.1
+  batch = next(build.train_batches(config, parts))
+  assert batch["image"].shape[0] == 16
 
 
 @pytest.mark.parametrize("path,arg", EXPERIMENTS)

@@ -18,7 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vpd_jax import config_check, lookup, optim, step, trees
+from vpd_jax import (
+  config_check,
+  config_sections,
+  lookup,
+  optim,
+  step,
+  trees,
+)
 from vpd_jax.checkpoint import model_folder, store
 from vpd_jax.input import mixture, pipeline, tasks, tokens
 from vpd_jax.logs import mfu
@@ -193,7 +200,7 @@ def train_batches(config: Any, parts: Parts) -> pipeline.TrainBatches:
     ValueError: as `pipeline.train_batches`, or if there is no data set.
     FileNotFoundError: if a data set is not there.
   """
-  section = dict(config.input) | parts.row_options
+  section = config_sections.given(config.input) | parts.row_options
   data = [dict(entry) for entry in section.pop("data", {}).values()]
   if not data and not section.get("synthetic"):
     raise ValueError(
@@ -370,7 +377,7 @@ def evaluators(config: Any, parts: Parts) -> dict[str, Any]:
 
 def _model_options(config, vocab_size: int) -> dict[str, Any]:
   """Keyword arguments of the family's Model, and "lora" if there is one."""
-  options = dict(config.model)
+  options = config_sections.given(config.model)
   name, size = options.pop("name"), options.pop("size")
   sizes = lookup.module("vpd_jax.models", name, "sizes")
   if model_folder.is_one(size):
@@ -396,7 +403,8 @@ def _model_options(config, vocab_size: int) -> dict[str, Any]:
 
 def _row_options(config) -> dict[str, Any]:
   """Of `tasks.to_arrays`: the config's, and what the weights' folder says."""
-  options = {key: config.input[key] for key in ROW_KEYS if key in config.input}
+  section = config_sections.given(config.input)
+  options = {key: section[key] for key in ROW_KEYS if key in section}
   folders = [f for f in (config.model.size, config.init) if f]
   for folder in filter(model_folder.is_one, folders):
     for name, value in model_folder.read(folder).image.items():
@@ -458,7 +466,7 @@ def _check_tokens(tokenizer: tokens.Tokenizer, model: Any, shapes: Any) -> None:
 
 def _optim_options(config) -> dict[str, Any]:
   """Of `optim.make`; where updates are added they alone train, if not said."""
-  options = dict(config.optim)
+  options = config_sections.given(config.optim)
   config_check.check_keywords(optim.make, options, "optim", {"total_steps"})
   if config.model.get("lora") and not {"train", "freeze"} & set(options):
     options["train"] = (lora.UPDATES,)
@@ -466,7 +474,7 @@ def _optim_options(config) -> dict[str, Any]:
 
 
 def _loss(config) -> tuple[step.Loss, step.Totals]:
-  options = dict(config.loss)
+  options = config_sections.given(config.loss)
   module = lookup.module("vpd_jax.losses", options.pop("name"))
   loss = module.step_by_step
   given = {"model", "batch", "key", "totals"}
@@ -480,6 +488,7 @@ def _flops(config, options, lengths, shapes, trained) -> mfu.StepFlops:
   targets = ("label", "rationale")
   if not config.loss.get("rationale_weight", 1.0):
     targets = ("label",)
+  questions = config_sections.given(config.input).get("questions_per_image", 1)
   examples = config.input.batch_size
   return mfu.of_step(
     {
@@ -496,7 +505,7 @@ def _flops(config, options, lengths, shapes, trained) -> mfu.StepFlops:
       trees.flatten_with_names(trained),
       family.parts(options),
     ),
-    images=examples // config.input.get("questions_per_image", 1),
+    images=examples // questions,
     examples=examples,
     remat=options.get("remat", "none"),
     vit_remat=options.get("vit_remat", "none"),
@@ -506,7 +515,7 @@ def _flops(config, options, lengths, shapes, trained) -> mfu.StepFlops:
 def _check_parts_of_batch(config, batch_sharding, accumulate: int) -> None:
   """ValueError unless each part of a batch has whole images for all devices."""
   ways = place.axis_size(batch_sharding.mesh, batch_sharding.spec[0])
-  questions = config.input.get("questions_per_image", 1)
+  questions = config_sections.given(config.input).get("questions_per_image", 1)
   batch_size, step_size = config.input.batch_size, accumulate * ways * questions
   if batch_size % step_size:
     low = batch_size // step_size * step_size

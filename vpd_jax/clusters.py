@@ -113,9 +113,9 @@ def expand_hosts(text: str) -> list[str]:
 
 
 def _slurm(environ: Mapping[str, str]) -> Cluster | None:
-  nodes = environ.get("SLURM_STEP_NODELIST") or environ.get(
-    "SLURM_JOB_NODELIST"
-  )
+  # Of srun's tasks. A batch script itself has the job's list alone: no other
+  # process comes to meet it.
+  nodes = environ.get("SLURM_STEP_NODELIST")
   if not nodes or any(name not in environ for name in _SLURM):
     return None
   hosts = expand_hosts(nodes)

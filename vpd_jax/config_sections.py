@@ -2,9 +2,12 @@
 
     --config.distributed.process_id=1 --config.profile.start_step=10
 
-A flag can only set what a config names, with the type that it has there.
+A flag can only set what a config names, with the type that it has there. What
+an experiment leaves open is None here, and then as the function says that the
+section is passed to: a default lives there alone.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import config_dict
@@ -31,6 +34,79 @@ def of_run() -> dict[str, Any]:
     "log": {"wandb": ""},
     "profile": {"start_step": 0, "num_steps": 3},
   }
+
+
+def inputs(**options: Any) -> dict[str, Any]:
+  """What is read; see `input.pipeline.train_batches`.
+
+  Args:
+    **options: what the experiment sets.
+  """
+  return _open(
+    options,
+    cache=bool,
+    drop_long=bool,
+    image_kernel=str,
+    num_threads=int,
+    num_workers=int,
+    questions_per_image=int,
+    synthetic=bool,
+  )
+
+
+def model(**options: Any) -> dict[str, Any]:
+  """The model, see models/; `lora` is a section of `lora.add` or a preset.
+
+  Args:
+    **options: as in `inputs`.
+  """
+  return _open(options, dropout=float, lora=object, remat=str, vit_remat=str)
+
+
+def loss(**options: Any) -> dict[str, Any]:
+  """The loss, see losses/.
+
+  Args:
+    **options: as in `inputs`.
+  """
+  return _open(
+    options, chunk=int, dtype=str, rationale_weight=float, z_loss=float
+  )
+
+
+def optimizer(**options: Any) -> dict[str, Any]:
+  """How and what is trained, see `optim.make`.
+
+  Args:
+    **options: as in `inputs`.
+  """
+  return _open(
+    options,
+    name=str,
+    schedule=str,
+    warmup_steps=int,
+    final_lr_share=float,
+    rsqrt_steps=int,
+    b1=float,
+    b2=float,
+    eps=float,
+    weight_decay=float,
+    clip_norm=float,
+    accumulate=int,
+    ema_decay=float,
+    frozen_dtype=str,
+  )
+
+
+def given(section: Mapping[str, Any]) -> dict[str, Any]:
+  """What is set in a section: without what is None."""
+  return {name: x for name, x in section.items() if x is not None}
+
+
+def _open(options: Mapping[str, Any], **types: type) -> dict[str, Any]:
+  """The options, and a place for each of the others."""
+  empty = {name: config_dict.placeholder(kind) for name, kind in types.items()}
+  return empty | given(options)
 
 
 def sharding(strategy: str, **sizes: int) -> dict[str, Any]:

@@ -3,13 +3,18 @@
     with distributed.start(config.get("distributed")):  # before any device is
       ...                                               # touched
       if distributed.is_main(): ...                     # process 0 writes files
-      if distributed.agree(is_interrupted): ...         # some process says so
+      said = distributed.gather(is_interrupted)         # by process
 
 An error inside `with` ends the other processes too, and they say what it was.
 With one process, all of this does nothing.
 """
 
 import contextlib
+import json
+import pathlib
+import secrets
+import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +26,10 @@ from vpd_jax import clusters, config_check, peers, rendezvous
 
 TIMEOUT_S = 300.0
 HEARTBEAT_S = 60.0
+# NFS remembers for up to a minute that a folder was not there.
+_SEEN_S = 60.0
+_LOOK_S = 0.25
+_MAX_NAMED = 16
 
 
 def start(
@@ -105,6 +114,9 @@ def join(
   _check_untouched()
   meeting = rendezvous.meet(cluster, timeout_s, said)
   others = peers.Peers(meeting, cluster.process_id, heartbeat_s)
+  # Its handler of SIGTERM takes the signal away from a process that does not
+  # ask it, as during start-up; `stopping` does its work.
+  jax.config.update("jax_enable_preemption_service", False)
   jax.distributed.initialize(
     cluster.coordinator,
     cluster.num_processes,
@@ -152,12 +164,77 @@ def sync(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
-def agree(flag: bool) -> bool:
-  """Whether any process says so; all processes call it, and get the same."""
+def gather(said: Any) -> list[Any]:
+  """What each process says, by process; all call it, and get the same.
+
+  Args:
+    said: JSON-safe; any size.
+  """
   if jax.process_count() == 1:
-    return bool(flag)
-  flags = multihost_utils.process_allgather(np.asarray(flag, np.int32))
-  return bool(np.any(flags))
+    return [said]
+  own = np.frombuffer(json.dumps(said).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(own.size))
+  padded = np.pad(own, (0, int(sizes.max()) - own.size))
+  texts = multihost_utils.process_allgather(padded)
+  return [
+    json.loads(text[:size].tobytes())
+    for text, size in zip(texts, sizes, strict=True)
+  ]
+
+
+def check_shared(folder: pathlib.Path) -> None:
+  """Checks that all processes have one and the same folder; all call it.
+
+  Process 0 writes a file there, all look for it, and it is removed. With one
+  process nothing happens.
+
+  Args:
+    folder: of this process; made on process 0 if it is not there.
+
+  Raises:
+    ValueError: on all, naming the processes that do not see process 0's.
+    OSError: on process 0, if it cannot write there.
+  """
+  if jax.process_count() == 1:
+    return
+  folder = folder.absolute()
+  name = f".is_shared-{secrets.token_hex(8)}"
+  mark = folder / name
+  if is_main():
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(f"of {socket.gethostname()}; may be removed\n")
+  try:
+    said = gather(
+      {"host": socket.gethostname(), "folder": str(folder), "mark": name}
+    )
+    is_seen = gather(_appears(folder / said[0]["mark"]))
+  finally:
+    if is_main():
+      mark.unlink(missing_ok=True)
+  blind = [
+    f"{number} (host {said[number]['host']})"
+    for number, sees in enumerate(is_seen)
+    if not sees
+  ]
+  if blind:
+    more = len(blind) - _MAX_NAMED
+    names = ", ".join(blind[:_MAX_NAMED])
+    raise ValueError(
+      f"process {names}{f' and {more} more' if more > 0 else ''}"
+      f" {'does' if len(blind) == 1 else 'do'} not see the workdir of process"
+      f" 0, {said[0]['folder']} on host {said[0]['host']}; give all processes"
+      " one shared folder."
+    )
+
+
+def _appears(path: pathlib.Path) -> bool:
+  """Whether a file is there, or comes soon."""
+  deadline = time.monotonic() + _SEEN_S
+  while not path.exists():
+    if time.monotonic() > deadline:
+      return False
+    time.sleep(_LOOK_S)
+  return True
 
 
 def _check_untouched() -> None:

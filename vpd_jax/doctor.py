@@ -5,46 +5,42 @@ r"""Is this machine, or are all of a pod or cluster, ready to train?
 
 Start it as training is started: on all hosts, with the same flags. It prints a
 line per check, OK, WARN or FAIL, on process 0; a host that does not come is
-named after `distributed.timeout_s`. With a config it also builds what that
-trains, without an array of it: does the mesh fit the devices, the batch the
-mesh, the state the memory? The exit code is 1 if a line says FAIL.
+named after `distributed.timeout_s`. With `--workdir`: do all see that folder?
+With a config (`doctor_config`): are data and initial weights there, does the
+mesh fit the devices, the batch the mesh, the state the memory? The exit code
+is 1 if a line says FAIL.
 """
 
 import os
+import pathlib
 import platform
 import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from vpd_jax import entry
+from vpd_jax.doctor_config import Line
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Experiment to check; without it, the machine alone."
 )
 WORKDIR = flags.DEFINE_string(
-  "workdir", ".", "Where a run would be written; its disk is looked at."
+  "workdir",
+  None,
+  "Where a run would be written: its disk is looked at (without it, this"
+  " folder's), and whether all processes see it.",
 )
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 PYTHON = ((3, 11), (3, 14))
 _GIB = 1 << 30
 MIN_DISK_GIB = 10.0
-# What a step needs beside the state is not counted: this leaves room for it.
-MEMORY_SHARE = 0.8
-
-
-class Line(NamedTuple):
-  """One check: level is OK, WARN or FAIL."""
-
-  level: str
-  topic: str
-  text: str
 
 
 def main(_) -> None:
@@ -57,16 +53,21 @@ def main(_) -> None:
     sys.exit(1)
 
 
-def check(config: Any, workdir: str) -> Iterator[Line]:
+def check(config: Any, workdir: str | None) -> Iterator[Line]:
   """All checks, one line after the other; those after a failed one may lack.
 
   Args:
     config: an experiment's, or None.
-    workdir: a folder, which need not exist yet.
+    workdir: a folder, which need not exist yet; or None. Of several processes,
+      process 0 makes it.
+
+  Raises:
+    ValueError, OSError: after its FAIL line, for what only this one of several
+      processes found: those that wait for it end too.
   """
   from vpd_jax import distributed, rendezvous
 
-  said = facts(workdir)
+  said = facts(workdir or ".")
   try:
     options = distributed.given(config.get("distributed") if config else None)
     timeout_s = options.pop("timeout_s", distributed.TIMEOUT_S)
@@ -90,12 +91,12 @@ def check(config: Any, workdir: str) -> Iterator[Line]:
     yield Line("FAIL", "processes", str(e))
     return
   with others:
-    lines = _joined_lines(cluster, others.arrived, config)
+    lines = _joined_lines(cluster, others.arrived, config, workdir)
     # All processes go through the same checks; one prints.
     yield from lines if cluster.process_id == 0 else _failures(lines)
 
 
-def _joined_lines(cluster, arrived, config) -> Iterator[Line]:
+def _joined_lines(cluster, arrived, config, workdir) -> Iterator[Line]:
   if cluster.process_id == 0:
     yield from host_lines(arrived)
   yield Line(
@@ -104,7 +105,7 @@ def _joined_lines(cluster, arrived, config) -> Iterator[Line]:
     f"all {cluster.num_processes} came ({cluster.source}); each reaches"
     f" {cluster.coordinator}",
   )
-  yield from _device_lines(config)
+  yield from _device_lines(config, workdir, is_alone=False)
 
 
 def _failures(lines: Iterator[Line]) -> Iterator[Line]:
@@ -184,17 +185,27 @@ def _port_line() -> Line:
   return Line("OK", "port", f"{clusters.PORT} is free for a coordinator")
 
 
-def _device_lines(config: Any) -> Iterator[Line]:
+def _device_lines(
+  config: Any, workdir: str | None = None, *, is_alone: bool = True
+) -> Iterator[Line]:
   import jax
 
-  from vpd_jax import distributed
+  from vpd_jax import distributed, doctor_config
   from vpd_jax.logs import mfu
 
   try:
     devices = jax.devices()
-  except RuntimeError as e:
-    yield Line("FAIL", "devices", f"JAX finds none it can use: {e}")
-    return
+  except (RuntimeError, AssertionError) as e:
+    # An assertion: CUDA is asked for, and its plugin is not installed.
+    why = str(e) or (
+      f"is the plugin of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')!r}"
+      " installed?"
+    )
+    problem = f"JAX finds none it can use: {why}"
+    yield Line("FAIL", "devices", problem)
+    if is_alone:
+      return
+    raise ValueError(problem) from e  # The others would wait for its devices.
   kind = devices[0].device_kind
   counts: dict[int, int] = {}
   for device in devices:
@@ -221,70 +232,24 @@ def _device_lines(config: Any) -> Iterator[Line]:
   if jax.process_count() > 1:
     distributed.sync("doctor")
     yield Line("OK", "network", "a collective over all devices came through")
+    if workdir is not None:
+      yield from _workdir_lines(pathlib.Path(workdir))
   if config is not None:
-    yield from _config_lines(config, memory)
+    yield from doctor_config.lines(config, memory)
 
 
-def _config_lines(config: Any, memory: int | None) -> Iterator[Line]:
-  import jax
-  import numpy as np
-
-  from vpd_jax import build
-  from vpd_jax.sharding import place
+def _workdir_lines(workdir: pathlib.Path) -> Iterator[Line]:
+  from vpd_jax import distributed
 
   try:
-    parts = build.build(config)
-  except (ValueError, KeyError, OSError, ImportError) as e:
-    message = e.args[0] if isinstance(e, KeyError) else e
-    yield Line("FAIL", "config", str(message))
-    return
-  mesh = parts.batch_sharding.mesh
-  yield Line(
-    "OK",
-    "mesh",
-    ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
-    + f"; strategy {config.sharding.strategy}",
-  )
-  ways = place.axis_size(mesh, parts.batch_sharding.spec[0])
-  yield Line(
-    "OK",
-    "batch",
-    f"{config.input.batch_size} examples over {ways} ways:"
-    f" {config.input.batch_size // ways} each",
-  )
-
-  def share(tree: Any) -> int:
-    return sum(
-      int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
-      for x in jax.tree.leaves(tree)
-    )
-
-  state = parts.state
-  # A gradient is as large as what it is of.
-  shares = {
-    "trained parameters": share(state.params),
-    "gradients": share(state.params),
-    "optimizer": share(state.opt_state) + share(state.ema),
-    "frozen parameters": share(state.frozen),
-  }
-  total = sum(shares.values())
-  level, advice = "OK", ""
-  if memory and total > MEMORY_SHARE * memory:
-    level = "FAIL" if total > memory else "WARN"
-    advice = (
-      f" of {memory / _GIB:.1f} GiB; cut more (a larger sharding.mesh.fsdp with"
-      " strategy fsdp), or train less (model.lora)"
-    )
-  yield Line(
-    level,
-    "state",
-    ", ".join(f"{name} {_size(n)}" for name, n in shares.items() if n)
-    + f": {_size(total)} per device{advice}",
-  )
-
-
-def _size(count: int) -> str:
-  return f"{count / _GIB:.2f} GiB" if count > 1e8 else f"{count / 1e6:.2f} MB"
+    distributed.check_shared(workdir)
+  except ValueError as e:
+    yield Line("FAIL", "workdir", str(e))
+  except OSError as e:
+    yield Line("FAIL", "workdir", str(e))
+    raise  # The others would wait.
+  else:
+    yield Line("OK", "workdir", f"all processes see {workdir.absolute()}")
 
 
 def _device_memory(devices) -> int | None:

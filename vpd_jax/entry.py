@@ -6,6 +6,7 @@ run that a signal stopped ends with 128 and the signal's number: 143 or 130. Any
 other error is ours, and shows its traceback.
 """
 
+import itertools
 import os
 import pathlib
 import sys
@@ -13,9 +14,11 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 
-from absl import app, logging
+from absl import app, flags, logging
+from ml_collections import config_dict
+from ml_collections.config_flags import config_flags
 
-from vpd_jax import stopping
+from vpd_jax import spelling, stopping
 
 # An extra that is not installed is the user's to install.
 USER_ERRORS = (
@@ -50,7 +53,44 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
       print(f"(traceback: {_write_traceback()})", file=sys.stderr)
       sys.exit(1)
 
-  app.run(guarded)
+  app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  """As absl; a config without such an option is told in one line."""
+  try:
+    return app.parse_flags_with_usage(list(argv))
+  except (AttributeError, KeyError, TypeError):
+    message = _unknown_option(argv)
+    if message is None:
+      raise
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(1)
+
+
+def _unknown_option(argv: Sequence[str]) -> str | None:
+  """What is wrong with the first --config.a.b that its config has not.
+
+  None if they all are there: then something else is.
+  """
+  for name in flags.FLAGS:
+    flag = flags.FLAGS[name]
+    given = [arg.lstrip("-").partition("=") for arg in argv if arg[:1] == "-"]
+    files = [value for key, _, value in given if key == name and value]
+    files += [b for a, b in itertools.pairwise(argv) if a.lstrip("-") == name]
+    if not config_flags.is_config_flag(flag) or not files:
+      continue
+    config = flag.parser.parse(files[-1])
+    for key in (key for key, _, _ in given if key.startswith(f"{name}.")):
+      section, path = config, name
+      for part in key.split(".")[1:]:
+        if not isinstance(section, config_dict.ConfigDict):
+          return f"{path} has no options of its own; it is {section!r}."
+        if part not in section:
+          hint = spelling.hint(part, section) or f" It has {sorted(section)}."
+          return f"{path} has no {part!r}.{hint}"
+        section, path = section[part], f"{path}.{part}"
+  return None
 
 
 def _write_traceback() -> pathlib.Path:

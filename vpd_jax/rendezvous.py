@@ -3,7 +3,8 @@
 JAX's own start waits in silence for a process that never comes. Here process 0
 listens on the coordinator's port, the others connect and say who they are, and
 all learn at the same time that all are there, or which are not. Nothing
-listens on the port afterwards: JAX can. The connections stay, for `peers`.
+listens on the port afterwards: JAX can. The connections stay, for `peers`. A
+process that ends while others are awaited may be started again.
 """
 
 import json
@@ -101,6 +102,7 @@ def _receive(cluster, timeout_s, said) -> Meeting:
         if hello is None:
           connection.close()  # Not one of ours.
           continue
+        _forget_ended(meeting)
         problem = _problem(cluster, meeting.hosts, hello)
         if problem:
           write(connection, {"error": problem, "kind": "value"})
@@ -214,6 +216,22 @@ def _listen(cluster) -> socket.socket:
       f" ({socket.gethostname()}): {e}. Is an earlier run still there? End it,"
       " or give distributed.coordinator another port, on all hosts."
     ) from e
+
+
+def _forget_ended(meeting: Meeting) -> None:
+  """Processes that came and ended since are awaited again."""
+  for number, connection in list(meeting.connections.items()):
+    try:
+      connection.setblocking(False)
+      # Nobody sends anything while all wait: b"" is its end.
+      is_there = bool(connection.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+      is_there = True
+    except OSError:
+      is_there = False
+    if not is_there:
+      connection.close()
+      del meeting.connections[number], meeting.arrived[number]
 
 
 def _problem(cluster, hosts, hello) -> str | None:

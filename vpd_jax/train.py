@@ -4,11 +4,12 @@ r"""Trains: config -> build -> loop. The whole run reads top to bottom.
         --config.optim.lr=3e-4
 
 Run again with the same workdir, it goes on from the last checkpoint, and ends
-as an unbroken run would have. Where a run starts, by one rule: from its own
+as an unbroken run would have. A step that is the best so far is saved too. Where a run starts, by one rule: from its own
 checkpoint in the workdir, else from config.init, else from fresh weights.
 
 SIGTERM or Ctrl-C: it saves after the step under way, on all hosts at one step,
-and ends with 143 or 130. A second one ends it at once.
+and ends with 143 or 130; an evaluation that is due then is done when the run
+goes on. A second one ends it at once.
 
 WORKDIR afterwards:
   config.json       resolved config and package versions
@@ -32,10 +33,9 @@ flags.mark_flag_as_required("config")
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where the run is written.", required=True
 )
+# What a checkpoint says beside the state, and "seconds" by kind.
+_NOTES = {"best_value": None, "best_step": 0, "is_evaluation_due": False}
 START_RULE = "its own checkpoint, else config.init, else fresh weights"
-# Processes ask each other whether to stop every so many steps: that waits for
-# a step to end. A spot machine leaves about 30 s after SIGTERM.
-AGREE_EVERY_STEPS = 5
 
 
 def main(_) -> None:
@@ -96,6 +96,7 @@ def train(config, workdir: str) -> None:
   )
   window = profile.Window(folder / "profile", **section)
   config_check.check_names(config.get("log", {}), ("wandb",), "config.log.")
+  distributed.check_shared(folder)
   run_record.write(folder, config, is_main=is_main)
 
   def say(text: str) -> None:
@@ -108,7 +109,7 @@ def train(config, workdir: str) -> None:
   if latest is None:
     state = build.init_state(config, parts)
     store.save_frozen(folder / "frozen", state.frozen)
-    meta = {"best_value": None, "best_step": 0}
+    meta = dict(_NOTES)
     source = f"config.init={config.init}" if config.init else "fresh weights"
     say(f"starting at step 0 from {source} (rule: {START_RULE}).")
   else:
@@ -119,6 +120,9 @@ def train(config, workdir: str) -> None:
     state = state._replace(frozen=frozen)
     batches.set_state(input_state)
     clock.add(meta["seconds"])
+    if not best.has(meta["best_step"]):
+      # Cut off between a better step and its checkpoint: that one comes again.
+      meta.update(best_value=None, best_step=0)
     say(
       f"resuming at step {latest} from {folder / 'checkpoints'} (rule:"
       f" {START_RULE})."
@@ -135,23 +139,33 @@ def train(config, workdir: str) -> None:
     params = state.ema or state.params
     best.save(at_step, {"params": params}, {}, {"value": value})
 
-  def evaluate(at_step: int) -> dict[str, float]:
+  def is_evaluated(at_step: int) -> bool:
+    return any(is_due(name, at_step) for name in evaluators)
+
+  def evaluate(at_step: int) -> bool:
+    """Runs what is due; whether this step is the best so far."""
     metrics = {}
     for name, evaluator in evaluators.items():
       if is_due(name, at_step):
         found = evaluator.run(state.eval_params)
         metrics |= {f"{name}/{key}": value for key, value in found.items()}
+    if metrics:
+      log.write(at_step, metrics)
     value = metrics.get(config.select)
-    if value is not None and (
-      meta["best_value"] is None or value > meta["best_value"]
-    ):
+    before = meta["best_value"]
+    is_best = value is not None and (before is None or value > before)
+    if is_best or (at_step == config.total_steps and not config.select):
       save_best(at_step, value)
-    return metrics
+    return is_best
 
   start = latest or 0
+  has_ended = start == config.total_steps
+  # A signal left it to this process; or its best step is gone.
+  is_late = meta["is_evaluation_due"] or (has_ended and not meta["best_step"])
   log = writer_lib.Writer(
     folder,
     resume_step=start,
+    again=[f"{name}/" for name in evaluators if is_late],
     is_active=is_main,
     wandb=config.get("log", {}).get("wandb", ""),
     config=config.to_dict(),
@@ -201,11 +215,20 @@ def train(config, workdir: str) -> None:
     meta["seconds"] = clock.seconds()
     checkpoints.save(at_step, trained, ahead.get_state(), meta)
 
+  together = stopping.Together(distributed.gather)
+
+  def is_stopping(at_step: int) -> bool:
+    if jax.process_count() == 1:
+      return stop.number is not None
+    return together.ask(at_step, stop.number is not None)
+
   def put(batch):
     return place.put_batch(batch, parts.batch_sharding)
 
   compiled = None
   with (
+    checkpoints,
+    best,
     contextlib.closing(log),
     contextlib.closing(bar),
     contextlib.closing(window),
@@ -213,6 +236,10 @@ def train(config, workdir: str) -> None:
     stopping.Watch() as stop,
     prefetch.prefetch_to_device(batches, put) as ahead,
   ):
+    if is_late:
+      with clock.during("evaluation"):
+        evaluate(start)
+      meta["is_evaluation_due"] = False
     for at_step in range(start + 1, config.total_steps + 1):
       with clock.during("input"):
         batch = next(ahead)
@@ -226,27 +253,24 @@ def train(config, workdir: str) -> None:
         state, metrics = compiled(state, batch)
         pending.add(at_step, metrics)
         settle(keep=1)
-        is_stopping = jax.process_count() == 1 and stop.number is not None
-        if jax.process_count() > 1 and at_step % AGREE_EVERY_STEPS == 0:
-          is_stopping = distributed.agree(stop.number is not None)
+        is_ending = is_stopping(at_step)
       is_last = at_step == config.total_steps
-      is_evaluated = any(is_due(name, at_step) for name in evaluators)
       is_saved = at_step % config.checkpoint.every_steps == 0 or is_last
-      if not (is_saved or is_evaluated or is_stopping):
+      if not (is_saved or is_ending or is_evaluated(at_step)):
         continue
       with clock.during("step"):
         settle(keep=0)
         late.check_state(state._replace(frozen={}), at_step, last_saved)
-      if is_evaluated:
+      if is_ending:
+        # There may be little time: no evaluation first.
+        meta["is_evaluation_due"] = is_last or is_evaluated(at_step)
+      else:
         with clock.during("evaluation"):
-          log.write(at_step, evaluate(at_step))
-      if is_last and not config.select:
-        with clock.during("checkpoint"):
-          save_best(at_step, None)
-      if is_saved or is_stopping:
+          is_saved |= evaluate(at_step)
+      if is_saved or is_ending:
         with clock.during("checkpoint"):
           save(at_step)
-      if is_stopping and not is_last:
+      if is_ending:
         checkpoints.wait()
         number = stop.number or stopping.SIGNALS[0]
         raise stopping.Stopped(
@@ -256,6 +280,7 @@ def train(config, workdir: str) -> None:
         )
   with clock.during("checkpoint"):
     checkpoints.wait()
+    best.wait()
   seconds = clock.seconds()
   if is_main:
     run_record.write_training(

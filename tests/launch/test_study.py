@@ -13,6 +13,8 @@ import time
 
 import pytest
 
+from tests import xla_flags
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -92,7 +94,7 @@ def _command(workdir):
   ]
 
 
-ENV = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+ENV = os.environ | {"XLA_FLAGS": xla_flags.FLAGS}
 
 
 def _run(workdir):

@@ -8,13 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from tests import xla_flags
+
 ROOT = pathlib.Path(__file__).parents[2]
-# As in conftest.py: tests compile much and compute little.
-_FLAGS = (
-  "--xla_backend_optimization_level=0"
-  " --xla_llvm_disable_expensive_passes=true"
-  " --xla_force_host_platform_device_count="
-)
 # The smallest experiment.
 CONFIG = ROOT / "configs" / "debug.py"
 
@@ -47,7 +43,7 @@ def start(arguments: Sequence[Any], devices: int) -> subprocess.Popen[str]:
     stderr=subprocess.PIPE,
     text=True,
     cwd=ROOT,
-    env=os.environ | {"XLA_FLAGS": _FLAGS + str(devices)},
+    env=os.environ | {"XLA_FLAGS": xla_flags.of_devices(devices)},
   )
 
 

@@ -2,11 +2,14 @@
 
 import contextlib
 import json
+import pathlib
 import socket
+import struct
 import threading
 import time
 
 import jax
+import numpy as np
 import pytest
 
 from tests.vpd_jax import multihost
@@ -53,6 +56,9 @@ def test_slurm_tasks_share_a_node():
   assert found is not None
   assert not found.has_whole_host and found.hosts == {0: "a1"}
   assert clusters.detect(environ | {"SLURM_NTASKS": "1"}) is None
+  # In the batch script, outside srun, there is one process.
+  environ["SLURM_JOB_NODELIST"] = environ.pop("SLURM_STEP_NODELIST")
+  assert clusters.detect(environ | {"SLURM_PROCID": "0"}) is None
 
 
 @pytest.mark.parametrize(
@@ -134,8 +140,70 @@ def test_options_that_cannot_be_are_named(options, message):
 def test_one_process_needs_no_others():
   with distributed.start({}), distributed.start(None):
     assert distributed.is_main()
-    assert distributed.agree(True) and not distributed.agree(False)
     distributed.sync("nobody else")
+    assert distributed.gather({"a": 1}) == [{"a": 1}]
+    distributed.check_shared(pathlib.Path("nobody/looks"))
+  assert not pathlib.Path("nobody").exists()
+
+
+# Which folder.
+
+
+def _check_shared(monkeypatch, folders):
+  """`check_shared` of each folder in a thread, as of a process: its errors."""
+  me, count = threading.local(), len(folders)
+  barrier, said, out = threading.Barrier(count, timeout=20), {}, {}
+
+  def gather(array):
+    said[me.number] = np.asarray(array)
+    barrier.wait()
+    found = np.stack([said[number] for number in range(count)])
+    barrier.wait()
+    return found
+
+  def run(number):
+    me.number = number
+    try:
+      distributed.check_shared(folders[number])
+    except ValueError as e:
+      out[number] = str(e)
+
+  monkeypatch.setattr(jax, "process_count", lambda: count)
+  monkeypatch.setattr(jax, "process_index", lambda: me.number)
+  monkeypatch.setattr(socket, "gethostname", lambda: f"h{me.number}")
+  monkeypatch.setattr(distributed.multihost_utils, "process_allgather", gather)
+  threads = [threading.Thread(target=run, args=[i]) for i in range(count)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  return out
+
+
+def test_a_shared_folder_is_made_and_left_as_it_was(monkeypatch, tmp_path):
+  folder = tmp_path / "not" / "yet"
+  assert _check_shared(monkeypatch, [folder] * 3) == {}
+  assert list(folder.iterdir()) == []
+
+
+def test_who_has_a_folder_of_its_own_is_named(monkeypatch, tmp_path):
+  monkeypatch.setattr(distributed, "_SEEN_S", 0.1)
+  a, b = tmp_path / "a", tmp_path / "b"
+  out = _check_shared(monkeypatch, [a, a, a, b])
+  assert set(out.values()) == {
+    "process 3 (host h3) does not see the workdir of process 0,"
+    f" {a} on host h0; give all processes one shared folder."
+  }
+  assert len(out) == 4
+  out = _check_shared(monkeypatch, [a, b, a, b])
+  assert "process 1 (host h1), 3 (host h3) do not see" in out[0]
+  assert list(a.iterdir()) == [] and not b.exists()
+
+
+def test_a_file_that_a_file_system_shows_late_is_seen(tmp_path):
+  late = threading.Timer(0.4, (tmp_path / "x").touch)
+  late.start()
+  assert distributed._appears(tmp_path / "x")
 
 
 # Who comes.
@@ -212,6 +280,40 @@ def test_two_with_one_id_are_told():
   out = _meet_all([_cluster(port, 3, i) for i in (0, 1, 1)], 20)
   assert "two processes came as process 1" in str(out[0])
   assert all(isinstance(error, ValueError) for error in out.values())
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_a_process_that_ended_while_it_waited_comes_again(is_reset):
+  port = multihost.free_port()
+  out = {}
+  first = threading.Thread(
+    target=lambda: out.update(_meet_all([_cluster(port, 3, 0)], 20))
+  )
+  first.start()
+  ended = _connect(port)
+  payload = {"host": "before", "n": -1}
+  rendezvous.write(
+    ended, {"process_id": 1, "num_processes": 3, "payload": payload}
+  )
+  if is_reset:  # As by a process that was killed with something unread.
+    linger = struct.pack("ii", 1, 0)
+    ended.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    time.sleep(0.5)  # Else it would never have come.
+  ended.close()
+  _meet_all([_cluster(port, 3, 1), _cluster(port, 3, 2)], 20)
+  first.join()
+  assert isinstance(out[0], rendezvous.Meeting), out[0]
+  assert out[0].arrived[1]["n"] == 0  # Of the second.
+
+
+def _connect(port):
+  deadline = time.monotonic() + 10
+  while True:
+    try:
+      return socket.create_connection(("localhost", port))
+    except OSError:
+      assert time.monotonic() < deadline
+      time.sleep(0.05)
 
 
 def test_other_counts_are_told():

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import configs
+from tests import configs, xla_flags
 from vpd_jax import build, run_export, run_record, trees
 from vpd_jax.checkpoint import (
   convert,
@@ -41,9 +41,9 @@ OPTIONS = dict(
 PARTS = ("text", "image")
 PATTERNS = ("(encoder|decoder)/blocks/", "vit/blocks/attention/(query|value)$")
 # One device, as a user's; not the tests' eight.
-ENV = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+ENV = os.environ | {"XLA_FLAGS": xla_flags.FLAGS}
 CONFIG = """
-from tests import configs
+from tests import configs, xla_flags
 
 
 def get_config():

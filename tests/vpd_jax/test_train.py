@@ -1,8 +1,9 @@
-"""The train and evaluate commands from a shell: runs, resumes, messages."""
+"""Train, evaluate and export: whole commands from a shell, and messages."""
 
 import json
-import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from data_gen import run as data_gen_run
-from tests import configs
+from tests import configs, train_runs
 from vpd_jax.checkpoint import store
 from vpd_jax.logs import writer
 
@@ -20,52 +20,66 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("data")
-  data_gen_run.generate(configs.tiny_world(), workdir)
-  return workdir / "examples"
-
-
-def _command(entry, data_dir, workdir, *flags):
-  return [
-    *(sys.executable, "-m", f"vpd_jax.{entry}"),
-    f"--config={ROOT}/configs/debug.py",
-    f"--config.data_dir={data_dir}",
-    f"--workdir={workdir}",
-    *flags,
-  ]
-
-
-# One device, as a user's; not the tests' eight.
-ENV = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-
-
-def _run(*args):
-  return subprocess.run(
-    _command(*args), capture_output=True, text=True, cwd=ROOT, env=ENV
-  )
+def cache(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("cache")
+  with train_runs.compiled_once(folder):
+    yield folder
 
 
 @pytest.fixture(scope="module")
-def unbroken(data_dir, tmp_path_factory):
+def data_dir(tmp_path_factory):
+  return train_runs.data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def shell(cache, data_dir):
+  """Starts a command as a user does."""
+
+  def start(entry, workdir, *flags):
+    return subprocess.Popen(
+      [
+        *(sys.executable, "-m", f"vpd_jax.{entry}"),
+        *("--config", f"{ROOT}/configs/debug.py"),
+        f"--config.data_dir={data_dir}",
+        f"--workdir={workdir}",
+        *flags,
+      ],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      cwd=ROOT,
+      env=train_runs.env(cache),
+    )
+
+  return start
+
+
+def _end(process):
+  """(exit code, stdout, stderr)."""
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def unbroken(shell, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("unbroken")
-  done = _run("train", data_dir, workdir)
-  assert done.returncode == 0, done.stderr
+  code, _, err = _end(shell("train", workdir))
+  assert code == 0, err
   return workdir
 
 
-def _final_params(workdir):
-  training = json.loads((workdir / "training.json").read_text())
-  import jax
+def _wait_for(folder, process):
+  deadline = time.monotonic() + 120
+  while not folder.is_dir():
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.02)
 
-  folder = workdir / "checkpoints"
-  opened = store.Store(folder, is_read_only=True)
-  tree = opened._manager.item_metadata(training["steps"])["state"].tree
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  abstract = jax.tree.map(
-    lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), tree
-  )
-  return opened.restore(training["steps"], abstract)[0]
+
+def _config(data_dir, /, **changes):
+  config = configs.load("debug.py", "")
+  config.data_dir = str(data_dir)
+  config.update_from_flattened_dict(changes)
+  return config
 
 
 def test_loss_falls_and_metrics_are_written(unbroken):
@@ -85,62 +99,37 @@ def test_loss_falls_and_metrics_are_written(unbroken):
 
 
 def test_killed_run_goes_on_and_ends_as_an_unbroken_one(
-  data_dir, unbroken, tmp_path
+  shell, unbroken, tmp_path
 ):
-  process = subprocess.Popen(
-    _command("train", data_dir, tmp_path),
-    cwd=ROOT,
-    env=ENV,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-  )
-  deadline = time.monotonic() + 120
-  while not (tmp_path / "checkpoints" / "10").is_dir():
-    assert process.poll() is None and time.monotonic() < deadline
-    time.sleep(0.02)
+  process = shell("train", tmp_path)
+  _wait_for(tmp_path / "checkpoints" / "10", process)
   process.send_signal(signal.SIGKILL)
-  process.wait()
+  _end(process)
   assert not (tmp_path / "training.json").exists()
-  done = _run("train", data_dir, tmp_path)
-  assert done.returncode == 0, done.stderr
-  assert "resuming at step" in done.stdout
-
-  a, b = _final_params(unbroken), _final_params(tmp_path)
-  import jax
-
-  jax.tree.map(np.testing.assert_array_equal, a, b)
-
-  def losses(workdir):
-    return {r["step"]: r["loss"] for r in writer.read(workdir) if "loss" in r}
-
-  assert losses(tmp_path) == losses(unbroken)
+  code, out, err = _end(shell("train", tmp_path))
+  assert code == 0, err
+  assert "resuming at step" in out
+  a, b = (train_runs.saved(workdir, 20) for workdir in (unbroken, tmp_path))
+  for name in a | b:
+    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+  assert train_runs.losses(tmp_path) == train_runs.losses(unbroken)
 
 
-def test_a_signal_ends_the_command_with_its_exit_code(data_dir, tmp_path):
-  process = subprocess.Popen(
-    _command("train", data_dir, tmp_path, "--config.total_steps=100000"),
-    cwd=ROOT,
-    env=ENV,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  deadline = time.monotonic() + 120
-  while not (tmp_path / "checkpoints" / "5").is_dir():
-    assert process.poll() is None and time.monotonic() < deadline
-    time.sleep(0.02)
+def test_a_signal_ends_the_command_with_its_exit_code(shell, tmp_path):
+  process = shell("train", tmp_path, "--config.total_steps=100000")
+  _wait_for(tmp_path / "checkpoints" / "5", process)
   process.send_signal(signal.SIGTERM)
-  _, err = process.communicate(timeout=60)
-  assert process.returncode == 143
+  code, _, err = _end(process)
+  assert code == 143
   assert "run the same command to go on" in err and "Traceback" not in err
   assert not (tmp_path / "training.json").exists()
   saved = store.Store(tmp_path / "checkpoints", is_read_only=True).latest_step()
   assert f"stopped and saved at step {saved};" in err
 
 
-def test_evaluate_writes_predictions(data_dir, unbroken):
-  done = _run("evaluate", data_dir, unbroken)
-  assert done.returncode == 0, done.stderr
+def test_evaluate_writes_predictions(shell, unbroken):
+  code, _, err = _end(shell("evaluate", unbroken))
+  assert code == 0, err
   lines = (unbroken / "predictions-validation.jsonl").read_text().splitlines()
   rows = [json.loads(line) for line in lines]
   assert len(rows) == 12
@@ -153,95 +142,93 @@ def test_evaluate_writes_predictions(data_dir, unbroken):
   assert report["train_flops"] > 0 and report["train_seconds"] > 0
 
 
-def test_export_is_loaded_as_a_start(data_dir, unbroken, tmp_path):
+def test_export_is_a_start_and_refused_by_another_model(
+  shell, data_dir, unbroken, tmp_path
+):
   out = tmp_path / "weights.npz"
-  done = _run("export", data_dir, unbroken, f"--out={out}")
-  assert done.returncode == 0, done.stderr
-  flags = (f"--config.init={out}", "--config.total_steps=5")
-  done = _run("train", data_dir, tmp_path / "run", *flags)
-  assert done.returncode == 0, done.stderr
+  code, _, err = _end(shell("export", unbroken, f"--out={out}"))
+  assert code == 0, err
+  changes = {"init": str(out), "total_steps": 5, "evaluators": {}, "select": ""}
+  train_runs.train(_config(data_dir, **changes), tmp_path / "run")
   first = writer.read(tmp_path / "run")[0]["loss"]
   assert first < writer.read(unbroken)[0]["loss"]
 
+  other = _config(data_dir, **changes, **{"model.size": "world"})
+  message = r"weights.npz is of another model(.|\n)*vit/stem/1/kernel"
+  with pytest.raises(ValueError, match=message):
+    train_runs.train(other, tmp_path / "other")
 
-def test_weights_of_another_model_are_refused(data_dir, unbroken, tmp_path):
-  out = tmp_path / "weights.npz"
-  _run("export", data_dir, unbroken, f"--out={out}")
-  flags = (f"--config.init={out}", "--config.model.size=world")
-  done = _run("train", data_dir, tmp_path / "run", *flags)
-  assert done.returncode == 1
-  assert "weights.npz is of another model" in done.stderr
-  assert "vit/stem/1/kernel" in done.stderr
+
+def test_what_a_user_gets_wrong_is_a_line(shell, tmp_path):
+  """All commands fail alike: a line each, and no traceback."""
+  wrong = {
+    "--config.optim.lrr=1": "config.optim has no 'lrr'. Did you mean 'lr'?",
+    "--config.optim.lr.x=1": "config.optim.lr has no options of its own",
+    "--config.zzz=1": "config has no 'zzz'. It has ['arm', 'checkpoint'",
+    "--config.model.size=huge": "pali has no size 'huge'",
+  }
+  runs = {flag: shell("train", tmp_path / "run", flag) for flag in wrong}
+  for flag, message in wrong.items():
+    code, _, err = _end(runs[flag])
+    assert code == 1
+    assert f"error: {message}" in err and "Traceback" not in err
+  assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-  "flags,message",
+  "name,value,message",
   [
-    (["--config.optim.lrr=1"], r'Did you mean "lr"'),
-    (["--config.model.size=huge"], "pali has no size 'huge'"),
-    (["--config.model.name=pally"], "Did you mean 'pali'"),
-    (["--config.loss.name=fussed"], "Did you mean 'fused'"),
-    (["--config.sharding.mesh.data=3"], "does not fit 1 devices"),
-    (["--config.input.batch_sise=8"], 'Did you mean "batch_size"'),
-    (["--config.select=validation/acc"], "'validation/direct_accuracy'"),
-    (["--config.evaluators.validation.split=x"], "no split 'x'"),
-    (["--config.input.vocab=none"], "no vocabulary 'none'"),
-    (["--config.data_dir=/nowhere"], "no data set folder /nowhere"),
-    (["--config.init=/nowhere.npz"], "/nowhere.npz"),
-    (["--config.optim.warmup_steps=20"], "warmup_steps=20"),
-    (["--config.input.lengths.rationale=4"], "lengths.rationale=4"),
+    ("model.name", "pally", "Did you mean 'pali'"),
+    ("loss.name", "fussed", "Did you mean 'fused'"),
+    ("sharding.mesh.data", 3, "does not fit 8 devices"),
+    ("select", "validation/acc", "'validation/direct_accuracy'"),
+    ("evaluators.validation.split", "x", "no split 'x'"),
+    ("input.vocab", "none", "no vocabulary 'none'"),
+    ("data_dir", "/nowhere", "no data set folder /nowhere"),
+    ("init", "/nowhere.npz", "/nowhere.npz"),
+    ("optim.warmup_steps", 20, "warmup_steps=20"),
+    ("input.lengths.rationale", 4, "lengths.rationale=4"),
   ],
 )
-def test_what_a_user_gets_wrong_is_named(data_dir, tmp_path, flags, message):
-  done = _run("train", data_dir, tmp_path / "run", *flags)
-  assert done.returncode not in (0, None)
-  assert message in done.stderr
+def test_what_does_not_fit_is_named(data_dir, tmp_path, name, value, message):
+  config = _config(data_dir, **{name: value})
+  with pytest.raises((ValueError, KeyError, OSError), match=re.escape(message)):
+    train_runs.train(config, tmp_path / "run")
   assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_unwritable_workdir_is_named(data_dir, tmp_path):
   blocker = tmp_path / "file"
   blocker.write_text("")
-  done = _run("train", data_dir, blocker / "run")
-  assert done.returncode == 1
-  assert str(blocker) in done.stderr and "workdir" in done.stderr
+  with pytest.raises(OSError, match=rf"{blocker}.*--workdir"):
+    train_runs.train(_config(data_dir), blocker / "run")
 
 
 def test_damaged_shard_is_named(data_dir, tmp_path):
-  import shutil
-
   copy = tmp_path / "examples"
   shutil.copytree(data_dir, copy)
   shard = next(copy.glob("*-train.tfrecord-*"))
   damaged = bytearray(shard.read_bytes())
   damaged[len(damaged) // 2] ^= 1
   shard.write_bytes(bytes(damaged))
-  done = _run("train", copy, tmp_path / "run")
-  assert done.returncode == 1
-  assert shard.name in done.stderr and "checksum" in done.stderr
+  with pytest.raises(ValueError, match=rf"{shard.name}.*checksum"):
+    train_runs.train(_config(copy), tmp_path / "run")
   shard.unlink()
-  done = _run("train", copy, tmp_path / "run2")
-  assert done.returncode == 1
-  assert shard.name in done.stderr and "lacks 1 of" in done.stderr
+  with pytest.raises((ValueError, OSError), match="lacks 1 of") as caught:
+    train_runs.train(_config(copy), tmp_path / "run2")
+  assert shard.name in str(caught.value)
 
 
 def test_another_config_in_a_finished_workdir_is_refused(data_dir, unbroken):
   before = (unbroken / "config.json").read_text()
-  done = _run("train", data_dir, unbroken, "--config.loss.rationale_weight=0")
-  assert done.returncode == 1
-  assert "loss.rationale_weight: was 1.0, is 0" in done.stderr
+  message = r"loss.rationale_weight: was 1.0, is 0"
+  with pytest.raises(ValueError, match=message):
+    train_runs.train(
+      _config(data_dir, **{"loss.rationale_weight": 0.0}), unbroken
+    )
   assert (unbroken / "config.json").read_text() == before
   # What does not decide what is learnt may change.
-  done = _run("train", data_dir, unbroken, "--config.log_every_steps=7")
-  assert done.returncode == 0, done.stderr
-
-
-def test_loss_that_is_not_finite_stops_before_a_checkpoint(data_dir, tmp_path):
-  done = _run("train", data_dir, tmp_path / "run", "--config.optim.lr=1e20")
-  assert done.returncode == 1
-  assert " at step " in done.stderr and "on the examples" in done.stderr
-  steps = store.Store(tmp_path / "run" / "checkpoints")
-  assert steps.latest_step() in (None, 5)
+  train_runs.train(_config(data_dir, log_every_steps=7), unbroken)
 
 
 @pytest.mark.parametrize("entry", ["train", "evaluate", "export"])

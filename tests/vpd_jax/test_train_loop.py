@@ -1,49 +1,34 @@
 """The train loop in this process: what it writes, how it stops and goes on."""
 
 import contextlib
-import io
 import json
 import os
 import re
+import shutil
+import signal
 
 import jax
 import numpy as np
 import pytest
 
-from data_gen import run as data_gen_run
-from tests import configs
+from tests import configs, train_runs
 from vpd_jax import late, run_record, stopping, trees
 from vpd_jax.checkpoint import store
+from vpd_jax.evaluators import vqa
 from vpd_jax.logs import goodput, writer
 
-STEPS = 8
+STEPS, EVALUATED = 8, 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+  with train_runs.compiled_once(tmp_path_factory.mktemp("cache")):
+    yield
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("data")
-  data_gen_run.generate(configs.tiny_world(), workdir)
-  return str(workdir / "examples")
-
-
-@pytest.fixture(scope="module")
-def train():
-  """`train.train`, which gives what it printed."""
-  # Its module declares flags, as a command's does; here nobody parses them.
-  from absl import flags
-
-  flags.FLAGS.unparse_flags()
-  from vpd_jax import train as module
-
-  flags.FLAGS.mark_as_parsed()
-
-  def run(config, workdir):
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-      module.train(config, str(workdir))
-    return out.getvalue()
-
-  return run
+  return train_runs.data(tmp_path_factory.mktemp("data"))
 
 
 def _config(data_dir, **changes):
@@ -51,29 +36,15 @@ def _config(data_dir, **changes):
   config.data_dir = data_dir
   config.log_every_steps = 2
   config.checkpoint.every_steps = 3
-  validation = dict(modes=("direct",), every_steps=STEPS)
+  validation = dict(modes=("direct",), every_steps=EVALUATED)
   config.update(evaluators=dict(validation=validation), **changes)
   return config
 
 
 @pytest.fixture(scope="module")
-def unbroken(train, data_dir, tmp_path_factory):
+def unbroken(data_dir, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("unbroken")
-  return workdir, train(_config(data_dir), workdir)
-
-
-def _saved(workdir, at_step):
-  opened = store.Store(workdir / "checkpoints", is_read_only=True)
-  tree = opened._manager.item_metadata(at_step)["state"].tree
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  abstract = jax.tree.map(
-    lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=device), tree
-  )
-  return trees.flatten_with_names(opened.restore(at_step, abstract)[0])
-
-
-def _losses(workdir):
-  return {r["step"]: r["loss"] for r in writer.read(workdir) if "loss" in r}
+  return workdir, train_runs.train(_config(data_dir), workdir)
 
 
 def test_what_a_logged_step_says(unbroken):
@@ -107,37 +78,154 @@ def test_where_a_run_starts_is_said_with_the_rule(unbroken):
   )
 
 
-@pytest.mark.parametrize("number", stopping.SIGNALS)
-def test_a_signal_saves_at_that_step_and_the_run_goes_on_as_if_unbroken(
-  train, data_dir, unbroken, tmp_path, monkeypatch, number
-):
+def _evaluations(workdir):
+  return [row for row in writer.read(workdir) if "loss" not in row]
+
+
+@contextlib.contextmanager
+def _at(step, do):
+  """Inside, a loop calls it once, when this step has been sent off."""
+
   def add(self, at_step, metrics, send=late.Late.add):
     send(self, at_step, metrics)
-    if at_step == 5:  # Step 5 is under way; 3 was saved, 6 would be next.
-      os.kill(os.getpid(), number)
+    if at_step == step:
+      do()
 
-  with monkeypatch.context() as patch:
+  with pytest.MonkeyPatch.context() as patch:
     patch.setattr(late.Late, "add", add)
-    with pytest.raises(stopping.Stopped, match="saved at step 5") as caught:
-      train(_config(data_dir), tmp_path)
-  assert caught.value.exit_code == 128 + number
-  assert not (tmp_path / "training.json").exists()
-  assert "resuming at step 5" in train(_config(data_dir), tmp_path)
-  assert _losses(tmp_path) == _losses(unbroken[0])
-  a, b = _saved(unbroken[0], STEPS), _saved(tmp_path, STEPS)
-  for name in a | b:
-    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    yield
 
 
-def test_not_finite_names_its_examples_and_is_nowhere_saved(
-  train, data_dir, tmp_path
+@pytest.mark.parametrize("step", [EVALUATED, STEPS - 1, STEPS])
+def test_a_signal_saves_at_that_step_and_the_run_goes_on_as_if_unbroken(
+  data_dir, unbroken, tmp_path, step
 ):
+  """What was to be evaluated then, is when the run goes on, before its next."""
+
+  def kill():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  message = f"saved at step {step}"
+  with (
+    _at(step, kill),
+    pytest.raises(stopping.Stopped, match=message) as caught,
+  ):
+    train_runs.train(_config(data_dir), tmp_path)
+  assert caught.value.exit_code == 143
+  assert not (tmp_path / "training.json").exists()
+  assert [row["step"] for row in _evaluations(tmp_path)] == (
+    [EVALUATED] if step > EVALUATED else []
+  )
+  # The best step is then noted in no checkpoint; another cut changes nothing.
+  if step == EVALUATED:
+    with _at(step + 1, _cut), pytest.raises(_Cut):
+      train_runs.train(_config(data_dir), tmp_path)
+    assert [row["step"] for row in _evaluations(tmp_path)] == [EVALUATED]
+  assert f"resuming at step {step}" in train_runs.train(
+    _config(data_dir), tmp_path
+  )
+  assert train_runs.losses(tmp_path) == train_runs.losses(unbroken[0])
+  assert _evaluations(tmp_path) == _evaluations(unbroken[0])
+  training = [run_record.read_training(w) for w in (unbroken[0], tmp_path)]
+  for name in ("best_step", "best_value"):
+    assert training[0][name] == training[1][name]
+  best = training[0]["best_step"]
+  for folder, at_step in (("checkpoints", STEPS), ("best", best)):
+    a, b = (
+      train_runs.saved(w, at_step, folder) for w in (unbroken[0], tmp_path)
+    )
+    for name in a | b:
+      np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+class _Cut(BaseException):
+  """As if the machine were gone: nobody catches it."""
+
+
+def _cut():
+  raise _Cut
+
+
+def _with_values(values):
+  """Evaluation at step n gives the nth value; from 2, each second step."""
+  found = iter(values)
+  patch = pytest.MonkeyPatch()
+  patch.setattr(
+    vqa.Evaluator, "run", lambda *_: {"direct_accuracy": next(found)}
+  )
+  return contextlib.closing(_Undo(patch))
+
+
+class _Undo:
+  def __init__(self, patch):
+    self.close = patch.undo
+
+
+def _often(data_dir):
+  config = _config(data_dir, checkpoint=dict(every_steps=100))
+  config.evaluators.validation.every_steps = 2
+  return config
+
+
+def test_a_better_step_is_saved_so_that_its_checkpoint_names_it(
+  data_dir, tmp_path
+):
+  with (
+    _with_values([0.1, 0.2, 0.0]),
+    _at(7, _cut),
+    pytest.raises(_Cut),
+  ):
+    train_runs.train(_often(data_dir), tmp_path)
+  assert os.listdir(tmp_path / "best") == ["4"]
+  assert set(os.listdir(tmp_path / "checkpoints")) == {"2", "4"}
+  with _with_values([0.1, 0.0]):
+    said = train_runs.train(_often(data_dir), tmp_path)
+  assert "resuming at step 4" in said
+  training = run_record.read_training(tmp_path)
+  assert (training["best_step"], training["best_value"]) == (4, 0.2)
+  assert train_runs.saved(tmp_path, 4, "best")
+
+
+def test_a_best_step_that_is_gone_is_forgotten(data_dir, tmp_path):
+  """Cut off after a better step replaced it, before that one's checkpoint."""
+
+  def save(self, step, *rest, do=store.Store.save):
+    if step == 4 and self._directory.name == "checkpoints":
+      raise _Cut
+    do(self, step, *rest)
+
+  with (
+    pytest.MonkeyPatch.context() as patch,
+    _with_values([0.5, 0.6]),
+    pytest.raises(_Cut),
+  ):
+    patch.setattr(store.Store, "save", save)
+    train_runs.train(_often(data_dir), tmp_path)
+  assert os.listdir(tmp_path / "best") == ["4"]
+  # This machine rounds otherwise: none is as good again.
+  with _with_values([0.1, 0.3, 0.2]):
+    said = train_runs.train(_often(data_dir), tmp_path)
+  assert "resuming at step 2" in said
+  training = run_record.read_training(tmp_path)
+  assert (training["best_step"], training["best_value"]) == (6, 0.3)
+  assert train_runs.saved(tmp_path, 6, "best")
+  # Gone again, when there is no step left that could be better.
+  shutil.rmtree(tmp_path / "best")
+  with _with_values([0.4]):
+    train_runs.train(_often(data_dir), tmp_path)
+  training = run_record.read_training(tmp_path)
+  assert (training["best_step"], training["best_value"]) == (STEPS, 0.4)
+  assert train_runs.saved(tmp_path, STEPS, "best")
+  assert [row["step"] for row in _evaluations(tmp_path)] == [2, 4, 6, 8]
+
+
+def test_not_finite_names_its_examples_and_is_nowhere_saved(data_dir, tmp_path):
   config = _config(data_dir, optim=dict(lr=1e20, warmup_steps=0))
   message = (
     r"the (loss|grad_norm) is (nan|inf).* at step (\d), on the examples \S+, "
   )
   with pytest.raises(ValueError, match=message) as caught:
-    train(config, tmp_path)
+    train_runs.train(config, tmp_path)
   found = re.search(r"at step (\d)", str(caught.value))
   assert found is not None
   record = json.loads((tmp_path / "bad_batch.json").read_text())
@@ -147,7 +235,7 @@ def test_not_finite_names_its_examples_and_is_nowhere_saved(
   assert os.listdir(tmp_path / "best") == []
 
 
-def test_all_options_together_on_a_mesh(train, data_dir, tmp_path):
+def test_all_options_together_on_a_mesh(data_dir, tmp_path):
   """Adafactor over fsdp, parts of a batch, averages, a trace, no evaluator."""
   config = _config(
     data_dir,
@@ -165,10 +253,10 @@ def test_all_options_together_on_a_mesh(train, data_dir, tmp_path):
   config.select = ""
   config.evaluators = {}
   config.profile = dict(start_step=2, num_steps=2)
-  train(config, tmp_path)
-  losses = _losses(tmp_path)
+  train_runs.train(config, tmp_path)
+  losses = train_runs.losses(tmp_path)
   assert losses[4] < losses[2]
-  saved = _saved(tmp_path, 4)
+  saved = train_runs.saved(tmp_path, 4)
   ema = {n: x for n, x in saved.items() if n.startswith("ema/")}
   assert ema
   for name, averaged in ema.items():
@@ -195,12 +283,10 @@ def _nest(named, prefix):
     (dict(profile=dict(start_step=-1)), "profile.start_step=-1"),
   ],
 )
-def test_a_misspelt_section_is_named(
-  train, data_dir, tmp_path, section, message
-):
+def test_a_misspelt_section_is_named(data_dir, tmp_path, section, message):
   config = _config(data_dir)
   for name, value in section.items():
     config[name] = value
   with pytest.raises(ValueError, match=message):
-    train(config, tmp_path / "run")
+    train_runs.train(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()

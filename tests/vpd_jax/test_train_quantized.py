@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from data_gen import run as data_gen_run
-from tests import configs
-from vpd_jax import build, step, train, trees
+from tests import configs, train_runs
+from vpd_jax import build, step, trees
 from vpd_jax.checkpoint import convert, model_folder, store
 from vpd_jax.models import lora, quantized
 
@@ -18,13 +17,18 @@ pytest.importorskip("qwix", reason="needs vpd_jax[qlora]")
 STEPS = 4
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+  with train_runs.compiled_once(tmp_path_factory.mktemp("cache")):
+    yield
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("data")
-  data_gen_run.generate(configs.tiny_world(), workdir)
   config = configs.load("debug.py", f"lora=true,steps={STEPS}")
-  config.data_dir = str(workdir / "examples")
+  config.data_dir = train_runs.data(tmp_path_factory.mktemp("data"))
   config.evaluators.validation.every_steps = STEPS
+  config.evaluators.validation.modes = ("direct",)
   config.checkpoint.every_steps = 2
   return config
 
@@ -94,10 +98,10 @@ def test_weights_of_another_model_are_named_as_in_the_file(config, tmp_path):
 
 def test_a_run_goes_on_and_is_restored(config, tmp_path):
   nf4 = _with(config, frozen_dtype="nf4")
-  train.train(nf4, str(tmp_path / "unbroken"))
+  train_runs.train(nf4, tmp_path / "unbroken")
   shutil.copytree(tmp_path / "unbroken", tmp_path / "cut")
   shutil.rmtree(tmp_path / "cut" / "checkpoints" / str(STEPS))
-  train.train(nf4, str(tmp_path / "cut"))
+  train_runs.train(nf4, tmp_path / "cut")
   parts = build.build(nf4)
   abstract = parts.state._replace(frozen={})
   ends = []

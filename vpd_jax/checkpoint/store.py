@@ -7,11 +7,12 @@ differ from the one that saved it. The small file format for weights that ship
 with the package is at the end.
 """
 
+import contextlib
 import logging
 import os
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +26,12 @@ _ITEMS = ("state", "notes")
 
 
 class Store:
-  """Checkpoints of one run. In a run of several processes, all call it."""
+  """Checkpoints of one run. In a run of several processes, all call it.
+
+  In `with`, an error inside waits for the save that is under way, so that this
+  ends whole, and says nothing of it; of several processes none waits, as the
+  others may be gone.
+  """
 
   def __init__(
     self,
@@ -46,6 +52,7 @@ class Store:
       OSError: if it cannot be made or written.
     """
     self._directory = pathlib.Path(directory).absolute()
+    self._is_read_only = is_read_only
     if is_read_only and not self._directory.is_dir():
       raise FileNotFoundError(
         f"no checkpoint folder {self._directory}. Train first, with the same"
@@ -56,7 +63,7 @@ class Store:
       if jax.process_index() == 0:
         _set_aside_incomplete(self._directory)
       if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"open {self._directory}")
+        multihost_utils.sync_global_devices(f"open {self._directory.name}")
     self._manager = ocp.CheckpointManager(
       self._directory,
       item_handlers={
@@ -70,6 +77,16 @@ class Store:
         read_only=is_read_only,
       ),
     )
+
+  def __enter__(self) -> "Store":
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    if kind is not None and jax.process_count() == 1:
+      try:
+        self.wait()
+      except OSError as e:  # The error inside is the one to be told.
+        logging.info("%s", e)
 
   def latest_step(self) -> int | None:
     """Step of the latest complete checkpoint; None: there is none."""
@@ -128,6 +145,10 @@ class Store:
     except (OSError, ValueError) as e:
       raise self._cannot_write(e) from e
 
+  def has(self, step: int) -> bool:
+    """Whether there is a complete checkpoint of that step."""
+    return step in self._steps()
+
   def restore(
     self, step: int, abstract_state: Any
   ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
@@ -143,31 +164,55 @@ class Store:
 
     Raises:
       FileNotFoundError: if there is no complete checkpoint of that step.
-      ValueError: if it is of another model; lists the names that differ.
+      ValueError: if it is of another model, and lists the names that differ;
+        or if it is damaged, and says what is there before it.
     """
     self.wait()
-    if step not in self._steps():
+    if not self.has(step):
       raise FileNotFoundError(
         f"{self._directory} has no complete checkpoint of step {step}; it has"
         f" {self._steps()}"
       )
     expected = trees.flatten_with_names(abstract_state)
-    metadata = self._manager.item_metadata(step)["state"]
-    saved = trees.flatten_with_names(metadata.tree)
-    trees.check_same(
-      saved, expected, f"checkpoint {self._directory / str(step)}"
-    )
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(trees.nest(expected)),
-        notes=ocp.args.JsonRestore(),
-      ),
-    )
-    arrays = trees.flatten_with_names(restored["state"])
-    notes = restored["notes"]
-    state = trees.unflatten_like(abstract_state, arrays)
-    return state, notes["input_state"], notes["meta"]
+    folder = self._directory / str(step)
+    with self._naming_damage(step):
+      metadata = self._manager.item_metadata(step)["state"]
+      saved = trees.flatten_with_names(metadata.tree)
+    trees.check_same(saved, expected, f"checkpoint {folder}")
+    with self._naming_damage(step):
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(trees.nest(expected)),
+          notes=ocp.args.JsonRestore(),
+        ),
+      )
+      arrays = trees.flatten_with_names(restored["state"])
+      input_state, meta = (
+        restored["notes"][n] for n in ("input_state", "meta")
+      )
+    return trees.unflatten_like(abstract_state, arrays), input_state, meta
+
+  @contextlib.contextmanager
+  def _naming_damage(self, step: int) -> Iterator[None]:
+    """Whatever a damaged file makes Orbax raise becomes a ValueError."""
+    try:
+      yield
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise  # No room for the arrays: the files are as they were.
+    except Exception as e:
+      first, *_ = str(e).splitlines() or [type(e).__name__]
+      before = max((s for s in self._steps() if s < step), default=None)
+      start = "the start" if before is None else f"step {before}"
+      way_out = (
+        "Take it from a copy, or train in another workdir."
+        if self._is_read_only
+        else f"Remove that folder to go on from {start}."
+      )
+      raise ValueError(
+        f"checkpoint {self._directory / str(step)} is damaged: {first}."
+        f" {way_out}"
+      ) from e
 
   def _steps(self) -> list[int]:
     steps = self._manager.all_steps()

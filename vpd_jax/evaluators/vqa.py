@@ -6,17 +6,15 @@ answers benchmarks directly (Hu et al., arXiv:2312.03052, section 3.2).
 """
 
 import functools
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vpd_jax import step
+from vpd_jax import distributed, step
 from vpd_jax.decode import loop
 from vpd_jax.evaluators import rationale, scoring
 from vpd_jax.input import mixture, pipeline, records, tasks
@@ -181,17 +179,13 @@ def _greedy(params, image, prompt, *, graphdef, max_new_tokens, eos_id, whole):
 
 def _gather(rows: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
   """Rows by number, of all processes, in order; some may have the same."""
-  if jax.process_count() > 1:
-    own = np.frombuffer(json.dumps(rows).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(own.size))
-    padded = np.pad(own, (0, int(sizes.max()) - own.size))
-    texts = multihost_utils.process_allgather(padded)
-    rows = {
-      int(number): row
-      for text, size in zip(texts, sizes, strict=True)
-      for number, row in json.loads(text[:size].tobytes()).items()
-    }
-  return [rows[number] for number in sorted(rows)]
+  # The numbers are text in between, as keys of JSON.
+  of_all = {
+    int(number): row
+    for part in distributed.gather(rows)
+    for number, row in part.items()
+  }
+  return [of_all[number] for number in sorted(of_all)]
 
 
 def _is_correct(answer: str | None, record) -> bool | None:

@@ -6,7 +6,6 @@ sees what an unbroken one would have seen, however many threads, workers or
 processes either has.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,11 +19,7 @@ from vpd_jax.input.tokens import Tokenizer
 
 
 class TrainBatches:
-  """Endless batches with a position that can be saved and set.
-
-  Attributes:
-    waited_s: seconds that `next` took so far.
-  """
+  """Endless batches with a position that can be saved and set."""
 
   def __init__(
     self,
@@ -47,7 +42,6 @@ class TrainBatches:
     self._about = about
     self._position = 0
     self._iterator: workers.Batches | None = None
-    self.waited_s = 0.0
 
   def __iter__(self) -> "TrainBatches":
     return self
@@ -59,15 +53,11 @@ class TrainBatches:
       ValueError: if a record of it is damaged or does not fit.
       ChildProcessError: if a worker was killed.
     """
-    start = time.perf_counter()
     if self._iterator is None:
       self._iterator = workers.iterate(
         self._source, self._position, **self._ahead
       )
-    try:
-      batch = next(self._iterator)
-    finally:
-      self.waited_s += time.perf_counter() - start
+    batch = next(self._iterator)
     self._position += 1
     return batch
 

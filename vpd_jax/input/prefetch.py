@@ -2,7 +2,6 @@
 
 import queue
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -22,12 +21,8 @@ class Stateful(Protocol):
 class DevicePrefetch:
   """Iterator over batches that a thread reads and puts ahead.
 
-      with prefetch_to_device(batches, put) as ahead:
-        batch = next(ahead)
-
-  Attributes:
-    waited_s: seconds that `next` spent waiting so far. Near 0 where input
-      keeps up with the step.
+  with prefetch_to_device(batches, put) as ahead:
+    batch = next(ahead)
   """
 
   def __init__(
@@ -40,7 +35,6 @@ class DevicePrefetch:
     self._is_closed = threading.Event()
     self._state = batches.get_state()
     self._error: BaseException | None = None
-    self.waited_s = 0.0
     self._thread = threading.Thread(
       target=self._run, name="prefetch-to-device", daemon=True
     )
@@ -60,9 +54,7 @@ class DevicePrefetch:
     if self._is_closed.is_set():
       raise ValueError("no batch can be taken after close()")
     if self._error is None:
-      start = time.perf_counter()
       batch, state, self._error = self._ready.get()
-      self.waited_s += time.perf_counter() - start
       self._room.release()
       if self._error is None:
         self._state = state

@@ -1,16 +1,18 @@
 """Scalars of a run: WORKDIR/metrics.jsonl, the same for TensorBoard, wandb.
 
-A line is {"step": 100, "loss": 0.41, ...}. A resumed run drops what was
-written past the step that it goes on from, so no step is there twice.
+A line is {"step": 100, "loss": 0.41, ...}; an evaluation adds one of its own
+for the same step. A resumed run drops what was written past the step that it
+goes on from, so nothing is there twice.
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
 import pathlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +27,7 @@ class Writer:
     workdir: str | os.PathLike,
     resume_step: int = 0,
     *,
+    again: Sequence[str] = (),
     is_active: bool = True,
     wandb: str = "",
     config: Mapping[str, Any] | None = None,
@@ -34,6 +37,8 @@ class Writer:
     Args:
       workdir: where metrics.jsonl and tensorboard/ are.
       resume_step: the step whose checkpoint the run goes on from; 0: none.
+      again: starts of names that the run will write once more for
+        `resume_step`: its lines that have one are dropped.
       is_active: False writes nothing: of several processes, one writes.
       wandb: project of Weights & Biases to write to as well; "": none. A run
         that goes on there is the one of WORKDIR/wandb_id.
@@ -58,9 +63,9 @@ class Writer:
         resume="allow",
         config=dict(config or {}),
       )
-    path = folder / "metrics.jsonl"
+    path = self._path = folder / "metrics.jsonl"
     if path.exists():
-      _keep_until(path, resume_step)
+      _keep_until(path, resume_step, tuple(again))
     self._file = open(path, "a", encoding="utf-8")
     self._tensorboard = tensorboardX.SummaryWriter(
       os.fspath(folder / "tensorboard"),
@@ -70,7 +75,11 @@ class Writer:
     )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes one line; a value that is not finite becomes null."""
+    """Writes one line; a value that is not finite becomes null.
+
+    Raises:
+      OSError: if it cannot; names the file.
+    """
     if self._file is None:
       return
     row: dict[str, float | int | None] = {"step": step}
@@ -78,18 +87,37 @@ class Writer:
       number = float(value)
       row[name] = number if math.isfinite(number) else None
       self._tensorboard.add_scalar(name, number, step)
-    self._file.write(json.dumps(row) + "\n")
-    self._file.flush()
+    with self._naming_path():
+      self._file.write(json.dumps(row) + "\n")
+      self._file.flush()
     if self._wandb is not None:
       self._wandb.log({k: v for k, v in row.items() if k != "step"}, step=step)
 
   def close(self) -> None:
-    """Writes out what is buffered; to be called last."""
-    if self._file is not None:
-      self._file.close()
-      self._tensorboard.close()
-    if self._wandb is not None:
-      self._wandb.finish()
+    """Writes out what is buffered; to be called last.
+
+    Raises:
+      OSError: as `write`.
+    """
+    try:
+      if self._file is not None:
+        with self._naming_path():
+          self._file.close()
+          self._tensorboard.close()
+    finally:
+      if self._wandb is not None:
+        self._wandb.finish()
+
+  @contextlib.contextmanager
+  def _naming_path(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as e:
+      raise OSError(
+        f"cannot write {self._path}: {e.strerror or e}. Free some space, or"
+        " check who may write there; run again, and training goes on from its"
+        " last checkpoint."
+      ) from e
 
 
 def import_wandb() -> ModuleType:
@@ -128,14 +156,18 @@ def _wandb_id(folder: pathlib.Path) -> str:
   return path.read_text(encoding="utf-8").strip()
 
 
-def _keep_until(path: pathlib.Path, last_step: int) -> None:
+def _keep_until(
+  path: pathlib.Path, last_step: int, again: tuple[str, ...]
+) -> None:
   text = path.read_text(encoding="utf-8")
   complete, _, cut_short = text.rpartition("\n")
   if cut_short:
     logging.warning("%s: dropped a last line cut short", path)
   kept = []
   for number, line in enumerate(complete.splitlines(), start=1):
-    if _parse(path, number, line)["step"] <= last_step:
+    row = _parse(path, number, line)
+    is_again = again and any(name.startswith(again) for name in row)
+    if row["step"] < last_step or (row["step"] == last_step and not is_again):
       kept.append(line + "\n")
   unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
   unfinished.write_text("".join(kept), encoding="utf-8")

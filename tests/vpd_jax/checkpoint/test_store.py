@@ -115,6 +115,70 @@ def test_half_written_checkpoints_are_ignored(tmp_path):
   np.testing.assert_array_equal(restored["w"], [5.0, 5.0])
 
 
+def _cut_short(folder, pattern):
+  """Halves the largest file that a pattern finds."""
+  path = max(
+    folder.rglob(pattern), key=lambda p: p.is_file() * p.stat().st_size
+  )
+  assert path.is_file()
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("pattern", ["notes/metadata", "ocdbt.process_0/d/*"])
+def test_a_damaged_checkpoint_is_named_and_how_to_go_on(tmp_path, pattern):
+  state = {"w": jax.random.normal(jax.random.key(0), (1000, 30))}
+  opened = store.Store(tmp_path)
+  for step in (4, 8):
+    opened.save(step, state, {"position": 3}, {"seconds": 1.5})
+  opened.wait()
+  for step, start in ((8, "step 4"), (4, "the start")):
+    _cut_short(tmp_path / str(step), pattern)
+    message = (
+      rf"checkpoint \S*/{step} is damaged: .+\. Remove that folder to go on from"
+      rf" {start}\."
+    )
+    with pytest.raises(ValueError, match=message):
+      store.Store(tmp_path).restore(step, state)
+  with pytest.raises(ValueError, match=r"/4 is damaged: .*from a copy"):
+    store.Store(tmp_path, is_read_only=True).restore(4, state)
+
+
+def test_no_room_in_memory_is_no_damage(tmp_path, monkeypatch):
+  opened = store.Store(tmp_path)
+  opened.save(1, {"w": jnp.ones(2)}, {}, {})
+  opened.wait()
+
+  def restore(*_, **__):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
+
+  monkeypatch.setattr(opened._manager, "restore", restore)
+  with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+    opened.restore(1, {"w": jnp.zeros(2)})
+
+
+def test_an_error_waits_for_the_save_under_way(tmp_path):
+  big = {"w": jax.random.normal(jax.random.key(0), (1000, 300))}
+  with (
+    pytest.raises(KeyError, match="mine"),
+    store.Store(tmp_path / "run") as opened,
+  ):
+    opened.save(1, big, {}, {})
+    raise KeyError("mine")
+  assert os.listdir(tmp_path / "run") == ["1"]
+  # Of two errors, the one inside is told.
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+  try:
+    with (
+      pytest.raises(KeyError, match="mine"),
+      store.Store(tmp_path / "full") as opened,
+    ):
+      opened.save(1, big, {}, {})
+      raise KeyError("mine")
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_checkpoint_of_another_model_is_refused_by_name(tmp_path):
   opened = store.Store(tmp_path)
   opened.save(1, _state().params, {}, {})

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from vpd_jax import distributed
 from vpd_jax.evaluators import vqa
 
 
@@ -23,8 +24,11 @@ def _play(monkeypatch, of_processes):
       return np.array([text.size for text in texts], np.int32)
     return np.stack([np.pad(t, (0, x.size - t.size)) for t in texts])
 
-  monkeypatch.setattr(vqa.jax, "process_count", lambda: len(of_processes))
-  monkeypatch.setattr(vqa.multihost_utils, "process_allgather", gather)
+  monkeypatch.setattr(
+    distributed.jax, "process_count", lambda: len(of_processes)
+  )
+  utils = distributed.multihost_utils
+  monkeypatch.setattr(utils, "process_allgather", gather)
   return [vqa._gather({n: _row(n) for n in rows}) for rows in of_processes]
 
 

@@ -205,15 +205,6 @@ def test_a_damaged_record_is_an_error_at_its_place(write_split, num_threads):
   assert batches.get_state()["position"] == first_bad
 
 
-def test_waiting_is_counted(write_split):
-  batches = _batches([{"dir": write_split(4)}])
-  assert batches.waited_s == 0
-  next(batches)
-  first = batches.waited_s
-  next(batches)
-  assert 0 < first < batches.waited_s < 10
-
-
 def test_a_position_of_another_form_is_refused(write_split):
   batches = _batches([{"dir": write_split(4)}])
   state = batches.get_state() | {"position": {"next_index": 3}}

@@ -83,19 +83,6 @@ def test_closing_stops_the_thread():
     next(ahead)
 
 
-def test_waiting_is_counted():
-  with prefetch.prefetch_to_device(_Numbers(seconds=0.2), _put, 1) as slow:
-    next(slow)
-    next(slow)
-    assert slow.waited_s > 0.2
-  source = _Numbers()
-  with prefetch.prefetch_to_device(source, _put, 1) as ready:
-    _wait_for(lambda: source.given == 1)
-    time.sleep(0.05)
-    next(ready)
-    assert ready.waited_s < 0.2
-
-
 def test_a_run_goes_on_after_the_batches_it_took(write_split):
   def batches():
     return pipeline.train_batches(

@@ -1,6 +1,7 @@
 """metrics.jsonl and TensorBoard hold each step once, also after a resume."""
 
 import json
+import resource
 import sys
 import types
 
@@ -50,6 +51,35 @@ def test_a_resumed_run_has_each_step_once(tmp_path, resume_step):
   assert steps == kept + list(range(resume_step + 1, 12))
   starts = [e.step for e in _events(tmp_path) if e.HasField("session_log")]
   assert resume_step + 1 in starts
+
+
+def test_lines_that_are_written_again_are_there_once(tmp_path):
+  log = writer.Writer(tmp_path)
+  for step in (1, 2):
+    log.write(step, {"loss": 1.0})
+    log.write(step, {"validation/accuracy": 0.5})
+  log.close()
+  log = writer.Writer(tmp_path, resume_step=2, again=["validation/"])
+  log.write(2, {"validation/accuracy": 0.7})
+  log.close()
+  rows = [list(row.values()) for row in writer.read(tmp_path)]
+  assert rows == [[1, 1.0], [1, 0.5], [2, 1.0], [2, 0.7]]
+
+
+def test_a_full_disk_is_named_with_what_to_do(tmp_path):
+  log = writer.Writer(tmp_path)
+  # The nearest to a full disk that needs no mount: no file over 4 kB.
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))
+  message = r"cannot write \S*/metrics.jsonl: .*Free some space.*goes on from"
+  try:
+    with pytest.raises(OSError, match=message):
+      for step in range(100):
+        log.write(step, {"a" * 90: 1.0})
+    with pytest.raises(OSError, match=message):
+      log.close()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_line_cut_short_is_dropped(tmp_path):

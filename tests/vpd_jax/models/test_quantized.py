@@ -300,7 +300,7 @@ def test_sharded_is_unsharded(dtype):
   )
   named = trees.flatten_with_names(abstract.frozen)
   up = "encoder/blocks/mlp/up/kernel"
-  is_cut = jax.sharding.PartitionSpec(None, "fsdp", "tensor")
+  is_cut = jax.sharding.PartitionSpec(None, ("fsdp", "sequence"), "tensor")
   assert named[f"{up}/values"].sharding.spec == is_cut
   # 16 inputs are one tile: its row cannot be cut.
   assert named[f"{up}/scale"].sharding.spec == jax.sharding.PartitionSpec(
