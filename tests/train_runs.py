@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import pathlib
-import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from data_gen import run as data_gen_run
-from tests import configs
+from tests import configs, entries
 from vpd_jax import trees
 from vpd_jax.checkpoint import store
 from vpd_jax.logs import writer
@@ -55,22 +54,11 @@ def data(folder: pathlib.Path) -> str:
   return str(folder / "examples")
 
 
-def module() -> types.ModuleType:
-  """`vpd_jax.train`, which declares flags; here nobody parses them."""
-  from absl import flags
-
-  flags.FLAGS.unparse_flags()
-  from vpd_jax import train
-
-  flags.FLAGS.mark_as_parsed()
-  return train
-
-
 def train(config: Any, workdir: pathlib.Path) -> str:
   """Trains in this process; what it printed."""
   out = io.StringIO()
   with contextlib.redirect_stdout(out):
-    module().train(config, str(workdir))
+    entries.load("train").train(config, str(workdir))
   return out.getvalue()
 
 

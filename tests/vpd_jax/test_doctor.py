@@ -6,9 +6,11 @@ import time
 import jax
 import pytest
 
-from tests import configs
+from tests import configs, entries
 from tests.vpd_jax import multihost
-from vpd_jax import clusters, distributed, doctor
+from vpd_jax import clusters, distributed
+
+doctor = entries.load("doctor")
 
 
 def _levels(lines):
