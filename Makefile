@@ -3,14 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 
-.PHONY: help quickstart photos reproduce base test parity check clean
+.PHONY: help quickstart photos reproduce base test hosts parity check clean
 
 help:
 	@echo "make quickstart  environment, data, base to students, report (15 min)"
 	@echo "make photos      the same stages on real photographs (1 min)"
 	@echo "make reproduce   three seeds, all arms, the longer table (hours)"
 	@echo "make base        trains the shipped base model anew (20 min)"
-	@echo "make test        environment with test extras, all tests"
+	@echo "make test        environment with test extras, tests (12 min)"
+	@echo "make hosts       tests of training in several processes (3 min)"
 	@echo "make parity      our models against transformers', with a table"
 	@echo "make check       lint, format, types"
 
@@ -28,7 +29,10 @@ base: $(VENV)/.core
 	$(PY) launch/make_base.py --workdir=runs/base --out=weights/world_base.npz
 
 test: $(VENV)/.dev
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile -m "not hosts"
+
+hosts: $(VENV)/.dev
+	$(PY) -m pytest -m hosts tests/vpd_jax
 
 parity: $(VENV)/.parity
 	$(PY) -m pytest -n 2 --dist loadfile tests/parity

@@ -14,6 +14,9 @@ from tests import configs
 from tests.vpd_jax import multihost
 from vpd_jax.logs import writer
 
+# In make hosts, which CI runs: two minutes or three.
+pytestmark = pytest.mark.hosts
+
 STEPS, EVERY = 6, 2
 
 

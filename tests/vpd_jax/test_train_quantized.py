@@ -98,10 +98,11 @@ def test_weights_of_another_model_are_named_as_in_the_file(config, tmp_path):
 
 def test_a_run_goes_on_and_is_restored(config, tmp_path):
   nf4 = _with(config, frozen_dtype="nf4")
-  train_runs.train(nf4, tmp_path / "unbroken")
-  shutil.copytree(tmp_path / "unbroken", tmp_path / "cut")
-  shutil.rmtree(tmp_path / "cut" / "checkpoints" / str(STEPS))
-  train_runs.train(nf4, tmp_path / "cut")
+  with train_runs.compiled_once(tmp_path / "programs"):
+    train_runs.train(nf4, tmp_path / "unbroken")
+    shutil.copytree(tmp_path / "unbroken", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / str(STEPS))
+    train_runs.train(nf4, tmp_path / "cut")
   parts = build.build(nf4)
   abstract = parts.state._replace(frozen={})
   ends = []
