@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 from data_gen import stage
 from tests import configs
-from vpd_jax import build
+from vpd_jax import build, initial
 
 EXPERIMENTS = (
   ("debug.py", ""),
@@ -140,7 +140,7 @@ def test_experiment_takes_a_step(path, arg):
   config = configs.load(path, arg)
   _shrink(config)
   parts = build.build(config)
-  state = build.init_state(config, parts)
+  state = initial.init_state(config, parts)
   batch = _batch(config, parts, rows=8)
   state, metrics = build.compile_step(config, parts, state, batch)(state, batch)
   assert int(state.step) == 1

@@ -8,14 +8,10 @@ keyword arguments: a misspelt key fails here, before a device is touched.
 import dataclasses
 import functools
 import math
-import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from vpd_jax import (
@@ -26,7 +22,7 @@ from vpd_jax import (
   step,
   trees,
 )
-from vpd_jax.checkpoint import model_folder, store
+from vpd_jax.checkpoint import model_folder
 from vpd_jax.input import mixture, pipeline, tasks, tokens
 from vpd_jax.logs import mfu
 from vpd_jax.models import lora, quantized
@@ -241,112 +237,6 @@ def compile_step(
   )
 
 
-def init_state(config: Any, parts: Parts) -> step.TrainState:
-  """The state before the first step, on the mesh.
-
-  Parameters come from `config.init` where it is set, a file of `export` or a
-  folder of `convert`, else from the model's own initialisation with
-  `config.seed`. Low-rank updates are in no
-  such file: they start from their own initialisation.
-
-  Raises:
-    FileNotFoundError: if there is no such file.
-    ValueError: if its names or shapes are not the model's; lists all.
-  """
-  shardings = jax.tree.map(lambda x: x.sharding, parts.state)
-  optimizer = parts.optimizer
-  has_ema = optimizer.ema_decay > 0
-
-  def fresh():
-    params = nnx.state(parts.make_model(), nnx.Param)
-    return nnx.to_pure_dict(params)
-
-  if not config.init:
-
-    def start():
-      trained, frozen = optimizer.partition(fresh())
-      return step.init_state(trained, optimizer.tx, frozen, has_ema=has_ema)
-
-    return jax.jit(start, out_shardings=shardings)()
-
-  named = trees.flatten_with_names(parts.state.all_params)
-  updates = {n: x.sharding for n, x in named.items() if lora.is_update(n)}
-  expected = parts.unquantized | {
-    name: x
-    for name, x in named.items()
-    if name not in updates and name.rpartition("/")[0] not in parts.unquantized
-  }
-
-  def quantize(name, array):
-    """Each kernel alone is float32 on the mesh, until it is quantized."""
-    if name not in parts.unquantized:
-      return array
-    ends = {end: named[f"{name}/{end}"].sharding for end in quantized.ARRAYS}
-    made = functools.partial(
-      quantized.quantize, dtype=config.optim.frozen_dtype
-    )
-    return jax.jit(made, out_shardings=ends)(array)
-
-  arrays = trees.flatten_with_names(_load(config.init, expected, quantize))
-
-  def fresh_updates():
-    made = trees.flatten_with_names(fresh())
-    return {name: made[name] for name in updates}
-
-  arrays |= jax.jit(fresh_updates, out_shardings=updates)()
-  params = trees.unflatten_like(parts.state.params, arrays)
-  return step.TrainState(
-    step=jax.device_put(np.zeros((), np.int32), shardings.step),
-    params=params,
-    # Compiled without the parameters, which would be copied otherwise.
-    opt_state=jax.jit(optimizer.tx.init, out_shardings=shardings.opt_state)(
-      params
-    ),
-    frozen=trees.unflatten_like(parts.state.frozen, arrays),
-    ema=jax.tree.map(jnp.copy, params) if has_ema else {},
-  )
-
-
-def _load(
-  init: str,
-  expected: dict[str, jax.ShapeDtypeStruct],
-  then: Callable[[str, jax.Array], Any],
-) -> dict[str, Any]:
-  """Named arrays of a folder of ours, or of a single file, on the mesh."""
-  if model_folder.is_one(init):
-    return model_folder.load(init, expected, then=then)
-  if pathlib.Path(init).is_dir():
-    raise FileNotFoundError(
-      f"config.init={init} has no {model_folder.NAME}. Make a folder of ours of"
-      f" it: python -m vpd_jax.convert --from=hf:{init} --to=DIR"
-    )
-  loaded = store.load_params(init, expected)
-  return {
-    name: then(name, jax.device_put(loaded[name], x.sharding))
-    for name, x in expected.items()
-  }
-
-
-def restore_best(
-  parts: Parts, folder: str | os.PathLike, best_step: int
-) -> step.Params:
-  """All parameters of a run's best step, trained and frozen.
-
-  Args:
-    parts: what the run's config built.
-    folder: the run's workdir.
-    best_step: from its training.json.
-
-  Raises:
-    FileNotFoundError, ValueError: as `store.Store.restore`.
-  """
-  folder, state = pathlib.Path(folder), parts.state
-  return step.join(
-    store.restore_params(folder / "best", best_step, state.params),
-    store.restore_frozen(folder / "frozen", state.frozen),
-  )
-
-
 def evaluators(config: Any, parts: Parts) -> dict[str, Any]:
   """The config's evaluators by name; each has `run` and `predict`.
 
@@ -486,7 +376,7 @@ def _flops(config, options, lengths, shapes, trained) -> mfu.StepFlops:
   """Of a train step; `shapes` are those of all parameters, in full."""
   family = lookup.module("vpd_jax.models", config.model.name, "flops")
   targets = ("label", "rationale")
-  if not config.loss.get("rationale_weight", 1.0):
+  if config.loss.get("rationale_weight") == 0:
     targets = ("label",)
   questions = config_sections.given(config.input).get("questions_per_image", 1)
   examples = config.input.batch_size

@@ -15,7 +15,7 @@ outputs with transformers', which needs torch: pip install 'vpd_jax[parity]'.
 
 Adapters of peft are merged in, into a folder of ours:
 
-    python -m vpd_jax.convert --from=DIR --peft=ADAPTER_DIR --to=DIR
+    python -m vpd_jax.convert --from=BASE --peft=ADAPTER_DIR --to=DIR
 
 For images of another size, on the way in or later, from ours to ours:
 

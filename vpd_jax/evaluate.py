@@ -37,7 +37,7 @@ def evaluate(config, workdir: str) -> None:
   import json
   import pathlib
 
-  from vpd_jax import build, distributed, host, run_record
+  from vpd_jax import build, distributed, host, initial, run_record
   from vpd_jax.logs import progress
 
   is_main = distributed.is_main()
@@ -45,7 +45,7 @@ def evaluate(config, workdir: str) -> None:
   evaluators = build.evaluators(config, parts)
   folder = pathlib.Path(workdir)
   training = run_record.read_training(folder)
-  params = build.restore_best(parts, folder, training["best_step"])
+  params = initial.restore_best(parts, folder, training["best_step"])
   report = training | {"cores": host.usable_cores(), "splits": {}}
   bar = progress.Progress(
     f"evaluate {config.arm}", len(evaluators), is_active=is_main

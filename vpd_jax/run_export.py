@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from vpd_jax import build, run_record, step, trees
+from vpd_jax import build, initial, run_record, step, trees
 from vpd_jax.checkpoint import adapters, model_folder, source, store
 from vpd_jax.input import images
 from vpd_jax.models import lora, quantized
@@ -49,7 +49,7 @@ def write(
     )
   folder, report = pathlib.Path(workdir), []
   best_step = run_record.read_training(folder)["best_step"]
-  params = build.restore_best(parts, folder, best_step)
+  params = initial.restore_best(parts, folder, best_step)
   family = config.model.name
   # What the next run decides for itself.
   options = {n: x for n, x in parts.options.items() if n != "seed"}

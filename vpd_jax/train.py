@@ -68,6 +68,7 @@ def train(config, workdir: str) -> None:
     build,
     config_check,
     distributed,
+    initial,
     late,
     run_record,
     stopping,
@@ -107,7 +108,7 @@ def train(config, workdir: str) -> None:
   best = store.Store(folder / "best", keep=1)
   latest = checkpoints.latest_step()
   if latest is None:
-    state = build.init_state(config, parts)
+    state = initial.init_state(config, parts)
     store.save_frozen(folder / "frozen", state.frozen)
     meta = dict(_NOTES)
     source = f"config.init={config.init}" if config.init else "fresh weights"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import configs, xla_flags
-from vpd_jax import build, run_export, run_record, trees
+from vpd_jax import build, initial, run_export, run_record, trees
 from vpd_jax.checkpoint import (
   convert,
   families,
@@ -190,7 +190,7 @@ def finished(tmp_path, folder, changes=(), optim=()):
   for key, value in dict(optim).items():
     config.optim[key] = value
   parts = build.build(config)
-  state = build.init_state(config, parts)
+  state = initial.init_state(config, parts)
   rng = np.random.default_rng(3)
   drawn = {
     name: jax.device_put(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import configs, train_runs
-from vpd_jax import build, run_export, run_record, step, trees
+from vpd_jax import build, initial, run_export, run_record, step, trees
 from vpd_jax.models import lora
 
 STEPS = 6
@@ -70,7 +70,7 @@ def test_a_run_goes_on_and_ends_as_an_unbroken_one(config, unbroken, tmp_path):
 def test_best_is_restored_whole_and_evaluated(config, unbroken):
   parts = build.build(config)
   best_step = run_record.read_training(unbroken)["best_step"]
-  params = build.restore_best(parts, unbroken, best_step)
+  params = initial.restore_best(parts, unbroken, best_step)
   named = trees.flatten_with_names(params)
   moved = [n for n in named if n.endswith("lora/b") and np.any(named[n])]
   assert len(moved) >= 10
@@ -83,7 +83,7 @@ def test_merged_export_is_a_start_for_new_updates(config, unbroken, tmp_path):
   from flax import nnx
 
   parts = build.build(config)
-  params = build.restore_best(parts, unbroken, STEPS)
+  params = initial.restore_best(parts, unbroken, STEPS)
   merged = lora.merge(step.merge(parts.graphdef, params))
   merged = nnx.to_pure_dict(nnx.state(merged, nnx.Param))
   run_export.write(config, str(unbroken), str(tmp_path / "base.npz"))
@@ -92,7 +92,7 @@ def test_merged_export_is_a_start_for_new_updates(config, unbroken, tmp_path):
   again.seed = 1
   again.optim.frozen_dtype = "bfloat16"
   parts = build.build(again)
-  state = build.init_state(again, parts)
+  state = initial.init_state(again, parts)
   jax.tree.map(
     lambda x, abstract: (
       (x.dtype, x.sharding) == (abstract.dtype, abstract.sharding)

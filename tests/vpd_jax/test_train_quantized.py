@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from tests import configs, train_runs
-from vpd_jax import build, step, trees
+from vpd_jax import build, initial, step, trees
 from vpd_jax.checkpoint import convert, model_folder, store
 from vpd_jax.models import lora, quantized
 
@@ -46,7 +46,7 @@ def _with(config, **changes):
 def _weights(config):
   """Float weights of the config's base, by name."""
   parts = build.build(config)
-  base = trees.flatten_with_names(build.init_state(config, parts).all_params)
+  base = trees.flatten_with_names(initial.init_state(config, parts).all_params)
   return {n: np.asarray(x) for n, x in base.items() if not lora.is_update(n)}
 
 
@@ -67,7 +67,7 @@ def test_weights_are_quantized_as_they_are_loaded(
     strategy="fsdp_tensor", mesh=dict(data=2, fsdp=2, tensor=2)
   )
   parts = build.build(of_base)
-  state = build.init_state(of_base, parts)
+  state = initial.init_state(of_base, parts)
   jax.tree.map(
     lambda x, abstract: (
       (x.shape, x.dtype, x.sharding)
@@ -93,7 +93,7 @@ def test_weights_of_another_model_are_named_as_in_the_file(config, tmp_path):
   store.save_params(tmp_path / "base", trees.nest(weights))
   wrong = _with(config, init=str(tmp_path / "base"), frozen_dtype="int8")
   with pytest.raises(ValueError, match=r"missing encoder/blocks/mlp/up/kernel"):
-    build.init_state(wrong, build.build(wrong))
+    initial.init_state(wrong, build.build(wrong))
 
 
 def test_a_run_goes_on_and_is_restored(config, tmp_path):
@@ -112,8 +112,8 @@ def test_a_run_goes_on_and_is_restored(config, tmp_path):
     ends.append(opened.restore(STEPS, abstract)[0])
   jax.tree.map(np.testing.assert_array_equal, *ends)
 
-  params = build.restore_best(parts, tmp_path / "cut", STEPS)
-  frozen = build.init_state(nf4, parts).frozen
+  params = initial.restore_best(parts, tmp_path / "cut", STEPS)
+  frozen = initial.init_state(nf4, parts).frozen
   named = trees.flatten_with_names(params)
   for name, value in trees.flatten_with_names(frozen).items():
     np.testing.assert_array_equal(named[name], value)
