@@ -29,7 +29,8 @@ base: $(VENV)/.core
 	$(PY) launch/make_base.py --workdir=runs/base --out=weights/world_base.npz
 
 test: $(VENV)/.dev
-	$(PY) -m pytest -n 2 --dist loadfile -m "not hosts"
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  -m "not hosts"
 
 hosts: $(VENV)/.dev
 	$(PY) -m pytest -m hosts tests/vpd_jax

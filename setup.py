@@ -39,7 +39,7 @@ TEXT = ["sentencepiece>=0.2", "tokenizers>=0.20"]
 QLORA = ["qwix>=0.1.8"]
 # The reference implementations that ours are compared with.
 PARITY = TEXT + ["peft>=0.17", "torch>=2.6", "transformers>=5.20"]
-DEV = ["pyright==1.1.414", "pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.5"]
+DEV = ["pyright==1.1.414", "pytest>=8", "pytest-xdist>=3.7", "ruff==0.17.5"]
 
 setuptools.setup(
   name="vpd_jax",

@@ -1,6 +1,9 @@
 """Eight simulated CPU devices, and strict promotion of ranks and dtypes."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 from tests import xla_flags
 
@@ -10,6 +13,15 @@ os.environ["XLA_FLAGS"] = (
   f"{xla_flags.FLAGS} {os.environ.get('XLA_FLAGS', '')}"
   " --xla_force_host_platform_device_count=8"
 )
+# A program is compiled once for all workers, and for the commands they start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _FOLDER = tempfile.mkdtemp(prefix="vpd_jax_programs_")
+  atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+  os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": _FOLDER,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  }
 
 import jax
 import pytest
@@ -22,3 +34,9 @@ def strict_dtypes():
   """No implicit casts; not for code that calls optax, which relies on some."""
   with jax.numpy_dtype_promotion("strict"):
     yield
+
+
+def pytest_collection_modifyitems(items):
+  """Files with slow tests first, so that no worker is left with one at the end."""
+  slow = {item.path for item in items if item.get_closest_marker("slow")}
+  items.sort(key=lambda item: item.path not in slow)

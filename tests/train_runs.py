@@ -4,11 +4,9 @@ import contextlib
 import io
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 from data_gen import run as data_gen_run
 from tests import configs, entries
@@ -16,36 +14,12 @@ from vpd_jax import trees
 from vpd_jax.checkpoint import store
 from vpd_jax.logs import writer
 
-_CACHE = {
-  "jax_compilation_cache_dir": "",
-  "jax_persistent_cache_min_compile_time_secs": 0.0,
-  "jax_persistent_cache_min_entry_size_bytes": -1,
-}
 
-
-@contextlib.contextmanager
-def compiled_once(folder: pathlib.Path) -> Iterator[None]:
-  """Inside, programs are compiled once for all runs that keep them there."""
-  before = {name: getattr(jax.config, name) for name in _CACHE}
-  options = _CACHE | {"jax_compilation_cache_dir": str(folder)}
-  try:
-    for name, value in options.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-  finally:
-    for name, value in before.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
-def env(folder: pathlib.Path) -> dict[str, str]:
-  """Of a command: one device, as a user's; compiled once, see above."""
+def env() -> dict[str, str]:
+  """Of a command: one device, as a user's."""
   flags = os.environ["XLA_FLAGS"].split()
   kept = [flag for flag in flags if "device_count" not in flag]
-  options = _CACHE | {"jax_compilation_cache_dir": folder}
-  names = {name.upper(): str(value) for name, value in options.items()}
-  return dict(os.environ) | {"XLA_FLAGS": " ".join(kept)} | names
+  return dict(os.environ) | {"XLA_FLAGS": " ".join(kept)}
 
 
 def data(folder: pathlib.Path) -> str:

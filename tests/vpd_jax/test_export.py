@@ -121,6 +121,7 @@ def world(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_a_trained_model_leaves_as_transformers_folders(world):
   about = json.loads((world / "out" / "model.json").read_text())
   assert about["step"] == 2 and "lora" not in about["options"]

@@ -20,19 +20,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("cache")
-  with train_runs.compiled_once(folder):
-    yield folder
-
-
-@pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
   return train_runs.data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
-def shell(cache, data_dir):
+def shell(data_dir):
   """Starts a command as a user does."""
 
   def start(entry, workdir, *flags):
@@ -48,7 +41,7 @@ def shell(cache, data_dir):
       stderr=subprocess.PIPE,
       text=True,
       cwd=ROOT,
-      env=train_runs.env(cache),
+      env=train_runs.env(),
     )
 
   return start
@@ -98,6 +91,7 @@ def test_loss_falls_and_metrics_are_written(unbroken):
   assert any((unbroken / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_and_ends_as_an_unbroken_one(
   shell, unbroken, tmp_path
 ):

@@ -20,12 +20,6 @@ from vpd_jax.logs import goodput, writer
 STEPS, EVALUATED = 8, 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-  with train_runs.compiled_once(tmp_path_factory.mktemp("cache")):
-    yield
-
-
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
   return train_runs.data(tmp_path_factory.mktemp("data"))
@@ -235,6 +229,7 @@ def test_not_finite_names_its_examples_and_is_nowhere_saved(data_dir, tmp_path):
   assert os.listdir(tmp_path / "best") == []
 
 
+@pytest.mark.slow
 def test_all_options_together_on_a_mesh(data_dir, tmp_path):
   """Adafactor over fsdp, parts of a batch, averages, a trace, no evaluator."""
   config = _config(

@@ -13,12 +13,6 @@ from vpd_jax.models import lora
 STEPS = 6
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-  with train_runs.compiled_once(tmp_path_factory.mktemp("cache")):
-    yield
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
   config = configs.load("debug.py", f"lora=true,steps={STEPS}")
@@ -37,6 +31,7 @@ def unbroken(config, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_updates_and_the_rest_is_there_once(config, unbroken):
   names = set(trees.flatten_with_names(build.build(config).state.all_params))
   updates = {n for n in names if lora.is_update(n)}

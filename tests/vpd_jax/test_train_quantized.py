@@ -17,12 +17,6 @@ pytest.importorskip("qwix", reason="needs vpd_jax[qlora]")
 STEPS = 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-  with train_runs.compiled_once(tmp_path_factory.mktemp("cache")):
-    yield
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
   config = configs.load("debug.py", f"lora=true,steps={STEPS}")
@@ -96,13 +90,13 @@ def test_weights_of_another_model_are_named_as_in_the_file(config, tmp_path):
     initial.init_state(wrong, build.build(wrong))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_is_restored(config, tmp_path):
   nf4 = _with(config, frozen_dtype="nf4")
-  with train_runs.compiled_once(tmp_path / "programs"):
-    train_runs.train(nf4, tmp_path / "unbroken")
-    shutil.copytree(tmp_path / "unbroken", tmp_path / "cut")
-    shutil.rmtree(tmp_path / "cut" / "checkpoints" / str(STEPS))
-    train_runs.train(nf4, tmp_path / "cut")
+  train_runs.train(nf4, tmp_path / "unbroken")
+  shutil.copytree(tmp_path / "unbroken", tmp_path / "cut")
+  shutil.rmtree(tmp_path / "cut" / "checkpoints" / str(STEPS))
+  train_runs.train(nf4, tmp_path / "cut")
   parts = build.build(nf4)
   abstract = parts.state._replace(frozen={})
   ends = []
