@@ -15,11 +15,12 @@ from flax import nnx
 from safetensors import numpy as st
 
 from benchmarks import models_shapes as shapes
-from vpd_jax import step, trees
+from vpd_jax import host, step, trees
 from vpd_jax.checkpoint import convert, hf
 from vpd_jax.decode import loop
 from vpd_jax.losses import plain
 
+host.keep_freed_memory()  # As the entries do.
 OPTIONS = json.loads(sys.argv[1])
 FOLDER = pathlib.Path(OPTIONS["folder"])
 DTYPE = jnp.dtype(OPTIONS["dtype"])

@@ -36,19 +36,23 @@ from vpd_jax.models import output as output_lib
 
 # The size of a mesh axis that cuts the vocabulary should divide it.
 MAX_GROUPS = 16
+# Without a chunk given. Logits that fit here cost less kept than made twice.
+LOGITS_AT_A_TIME = 1 << 24
+LEAST_CHUNK = 4096
 
 
 def token_nats(
-  output: output_lib.Output, targets: jax.Array, *, chunk: int = 4096
+  output: output_lib.Output, targets: jax.Array, *, chunk: int | None = None
 ) -> tuple[jax.Array, jax.Array]:
   """Cross-entropy of each target token, and its log Z.
 
   Args:
     output: hidden float[..., D] and the matrix, from a model's `output`.
     targets: int32[...], of the shape of hidden states.
-    chunk: rows of the matrix whose logits exist at a time; a vocabulary of no
-      more is taken in one piece, and then its logits are kept for the backward
-      pass, not computed twice.
+    chunk: rows of the matrix whose logits exist at a time, at most; a
+      vocabulary of no more is taken in one piece, and then its logits are kept
+      for the backward pass, not computed twice. None: as many as give 64 MiB
+      of logits, and 4096 at least.
 
   Returns:
     (nats, log_z), float32[...] each. Both may be differentiated by hidden
@@ -58,6 +62,8 @@ def token_nats(
   Raises:
     ValueError: if the shapes do not agree, or chunk is below 1.
   """
+  if chunk is None:
+    chunk = max(LEAST_CHUNK, LOGITS_AT_A_TIME // max(targets.size, 1))
   if output.hidden.shape[:-1] != targets.shape or chunk < 1:
     raise ValueError(
       f"hidden states {output.hidden.shape}, targets {targets.shape},"
@@ -67,8 +73,10 @@ def token_nats(
   if rows <= chunk:
     return _one_piece(output, targets)
   groups = math.gcd(rows, MAX_GROUPS)
-  size = max(1, chunk // groups)
-  cut = _Cut(output.is_rows, output.softcap, groups, rows // groups, size)
+  length = rows // groups
+  chunks = -(-length // max(1, chunk // groups))
+  size = -(-length // chunks)
+  cut = _Cut(output.is_rows, output.softcap, groups, length, size)
   hidden_ND = output.hidden.reshape(-1, output.hidden.shape[-1])
   found: Any = _nats(cut, hidden_ND, output.matrix, targets.reshape(-1))
   nats_N, log_z_N = found

@@ -28,7 +28,7 @@ def step_by_step(
   totals: terms.Totals | None = None,
   rationale_weight: float = 1.0,
   z_loss: float = 0.0,
-  chunk: int = 4096,
+  chunk: int | None = None,
   dtype: str = "float32",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Same value and gradients as `plain.step_by_step`, for less work.

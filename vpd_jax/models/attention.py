@@ -240,17 +240,35 @@ class RelativeBias(nnx.Module):
       max_distance,
     )
 
-  def __call__(self, query_positions: jax.Array, key_positions: jax.Array):
-    """int32[T], int32[S] -> float32[N, T, S]."""
-    distance_TS = key_positions[None, :] - query_positions[:, None]
-    bucket_TS = relative_bucket(
-      distance_TS,
+  def __call__(
+    self, queries: int, keys: int, first_query: jax.typing.ArrayLike = 0
+  ) -> jax.Array:
+    """Biases of adjacent queries on keys that start at position 0.
+
+    Args:
+      queries, keys: T, S, how many there are.
+      first_query: int32[], the position of the first query.
+
+    Returns:
+      float32[N, T, S]. All that is computed before it has T + S numbers for
+      each head: a row is that of the query after it, moved by one.
+    """
+    # Key 0 seen from the last query comes first.
+    last_query = first_query + queries - 1
+    bucket_L = relative_bucket(
+      jnp.arange(queries + keys - 1) - last_query,
       is_causal=self.is_causal,
       buckets=self.buckets,
       max_distance=self.max_distance,
     )
-    one_hot = jax.nn.one_hot(bucket_TS, self.buckets, dtype=jnp.float32)
-    return jnp.einsum("TSR,RN->NTS", one_hot, self.table[...])
+    one_hot = jax.nn.one_hot(bucket_L, self.buckets, dtype=jnp.float32)
+    bias_NL = jnp.einsum("LR,RN->NL", one_hot, self.table[...])
+    if queries == 1:
+      return bias_NL[:, None]
+    return jax.vmap(
+      lambda start: jax.lax.dynamic_slice_in_dim(bias_NL, start, keys, axis=1),
+      out_axes=1,
+    )(jnp.arange(queries - 1, -1, -1))
 
 
 def relative_bucket(

@@ -80,8 +80,8 @@ class LowRank(nnx.Module):
   def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """float[..., I] -> float[..., O]; no key, no dropout."""
     x = layers.dropout(x, self.dropout, key)
-    y = jnp.dot(x, self.a[...].astype(x.dtype))
-    return jnp.dot(y, self.b[...].astype(x.dtype)) * self.scale
+    y = layers.product(x, self.a[...].astype(x.dtype))
+    return layers.product(y, self.b[...].astype(x.dtype)) * self.scale
 
   def product(self) -> jax.Array:
     """What it adds to the kernel: float32[..., I, O]."""

@@ -169,6 +169,26 @@ def test_no_array_of_tokens_by_vocabulary(wrt):
   assert spare < full.memory_analysis().temp_size_in_bytes / 4
 
 
+def test_chunk_that_nobody_chose_keeps_logits_only_where_they_are_few(
+  monkeypatch,
+):
+  monkeypatch.setattr(chunked, "LEAST_CHUNK", 256)
+
+  def largest(at_a_time):
+    monkeypatch.setattr(chunked, "LOGITS_AT_A_TIME", at_a_time)
+    compiled, size = _compiled(
+      lambda *args: chunked.token_nats(*args[:2]), (0,)
+    )
+    return _largest(compiled.as_text()), size
+
+  found, size = largest(64 * 4096)
+  assert found >= size
+  found, size = largest(64 * 4096 - 1)
+  assert found < size
+  found, size = largest(1)
+  assert found == size // 4
+
+
 @pytest.mark.parametrize("is_rows", [True, False])
 @pytest.mark.parametrize("wrt", [(0,), (0, 1)])
 def test_cut_over_devices(wrt, is_rows):

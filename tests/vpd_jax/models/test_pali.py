@@ -1,9 +1,12 @@
 """PaLI: what its parts compute, and laws of the whole."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests import tiny
 from vpd_jax import step
@@ -123,9 +126,78 @@ def test_relative_buckets(distance, is_causal, bucket):
   assert int(found) == bucket
 
 
-def test_embedding_by_product_is_embedding_by_lookup(monkeypatch):
-  from flax import nnx
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize(
+  "queries,keys,first_query", [(5, 5, 0), (3, 7, 2), (7, 3, 0), (1, 9, 4)]
+)
+def test_relative_bias_is_that_of_each_pair(
+  queries, keys, first_query, is_causal
+):
+  bias = attention.RelativeBias(
+    2, is_causal=is_causal, rngs=nnx.Rngs(0), buckets=8, max_distance=6
+  )
+  query_positions = first_query + np.arange(queries)[:, None]
+  bucket_TS = attention.relative_bucket(
+    jnp.asarray(np.arange(keys)[None] - query_positions),
+    is_causal=is_causal,
+    buckets=8,
+    max_distance=6,
+  )
+  table = np.asarray(bias.table[...])
+  expected = np.moveaxis(table[np.asarray(bucket_TS)], -1, 0)
+  found = bias(queries, keys, jnp.asarray(first_query))
+  assert found.shape == (2, queries, keys)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
 
+
+def test_relative_bias_counts_each_pair_in_its_gradient():
+  """Each bucket's gradient is the sum over the pairs that have it."""
+  bias = attention.RelativeBias(2, is_causal=False, rngs=nnx.Rngs(0), buckets=8)
+  graphdef, params = nnx.split(bias)
+  upstream = np.random.default_rng(0).normal(size=(2, 4, 6))
+  upstream = upstream.astype(np.float32)
+
+  def of(params):
+    return jnp.sum(nnx.merge(graphdef, params)(4, 6) * upstream)
+
+  found = jax.grad(of)(params)["table"][...]
+  bucket_TS = np.asarray(
+    attention.relative_bucket(
+      jnp.asarray(np.arange(6)[None] - np.arange(4)[:, None]),
+      is_causal=False,
+      buckets=8,
+      max_distance=128,
+    )
+  )
+  for bucket in range(8):
+    expected = upstream[:, bucket_TS == bucket].sum(axis=1)
+    np.testing.assert_allclose(found[bucket], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("width_in,width_out", [(3, 7), (7, 3)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_product_has_the_gradients_of_a_product(width_in, width_out, dtype):
+  rng = np.random.default_rng(0)
+  x, matrix, upstream = (
+    jnp.asarray(rng.normal(size=shape), dtype)
+    for shape in ((2, 4, width_in), (width_in, width_out), (2, 4, width_out))
+  )
+
+  def of(product, x, matrix):
+    return jnp.sum(product(x, matrix) * upstream)
+
+  expected = jax.grad(functools.partial(of, jnp.dot), (0, 1))(x, matrix)
+  found = jax.grad(functools.partial(of, layers.product), (0, 1))(x, matrix)
+  for ours, theirs in zip(found, expected, strict=True):
+    assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+    np.testing.assert_allclose(
+      ours.astype(jnp.float32), theirs.astype(jnp.float32), rtol=2e-2, atol=1e-2
+    )
+    if dtype == jnp.float32:
+      np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_embedding_by_product_is_embedding_by_lookup(monkeypatch):
   table = layers.Embedding(50, 8, rngs=nnx.Rngs(0))
   tokens = jnp.array([[0, 3, 49]])
   by_product = table(tokens)

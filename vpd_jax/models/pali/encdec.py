@@ -54,8 +54,7 @@ class Encoder(nnx.Module):
     self, x_BSD: jax.Array, mask_BS: jax.Array, key: jax.Array | None = None
   ) -> jax.Array:
     """float[B, S, D], bool[B, S] (True: a real token) -> float[B, S, D]."""
-    positions = jnp.arange(x_BSD.shape[1])
-    bias_NSS = self.bias(positions, positions)
+    bias_NSS = self.bias(x_BSD.shape[1], x_BSD.shape[1])
     bias_NSS = layers.constrain(bias_NSS, "heads", "tokens")
 
     def body(block, carry, _):
@@ -158,8 +157,7 @@ class Decoder(nnx.Module):
     Returns:
       float[R, T, D].
     """
-    positions = jnp.arange(x_RTD.shape[1])
-    bias_NTT = self.bias(positions, positions)
+    bias_NTT = self.bias(x_RTD.shape[1], x_RTD.shape[1])
     mask_1TT = attention.causal_mask(x_RTD.shape[1])
 
     def body(block, carry, _):
@@ -213,7 +211,7 @@ class Decoder(nnx.Module):
     """
     key_positions = jnp.arange(cache[0].shape[3])
     mask_1TS = (key_positions <= position)[None, None, :]
-    bias_NTS = self.bias(jnp.full((1,), position, jnp.int32), key_positions)
+    bias_NTS = self.bias(1, cache[0].shape[3], position)
 
     def body(block, x_R1D, layer):
       cross, own = layer
