@@ -1,7 +1,7 @@
 """Times our models beside those of transformers: training step and decoding.
 
-    python benchmarks/models.py                          # all, 15 minutes
-    python benchmarks/models.py --cases=pali --parts=decode
+    python benchmarks/models.py                          # all, 20 minutes
+    python benchmarks/models.py --cases=pali --parts=decode --decode-batches=8
     python benchmarks/models.py --out=benchmarks/results/models.json
 
 Needs the extra [parity]. Each side is a process of its own with the same
@@ -41,18 +41,22 @@ def main() -> None:
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
   parser.add_argument("--dtype", default="float32")
-  parser.add_argument("--batch", type=int, default=8)
+  parser.add_argument("--train-batches", default="8")
+  parser.add_argument("--decode-batches", default="1,4,8")
   parser.add_argument("--out", type=pathlib.Path)
   args = parser.parse_args()
   rows, versions = [], {}
   for case in args.cases.split(","):
     with tempfile.TemporaryDirectory() as folder:
+      args.batch = 1
       weights = Worker("torch", args, folder, "sdpa")
       versions |= weights.ask("make", case)
       weights.close()
       for part in args.parts.split(","):
-        rows.append(compare(case, part, args, folder, versions))
-        print(json.dumps(rows[-1]), flush=True)
+        for batch in getattr(args, f"{part}_batches").split(","):
+          args.batch = int(batch)
+          rows.append(compare(case, part, args, folder, versions))
+          print(json.dumps(rows[-1]), flush=True)
   result = {
     "date": datetime.date.today().isoformat(),
     "command": " ".join(["python", "benchmarks/models.py", *sys.argv[1:]]),
@@ -93,8 +97,16 @@ def compare(case, part, args, folder, versions) -> dict[str, Any]:
     "spread": {n: (min(s), max(s)) for n, s in seconds.items()},
     "fastest_torch": best,
     "ratio": medians[best] / medians["ours"],
-    "results": results,
+    "result": _same(part, results),
   }
+
+
+def _same(part, results) -> str:
+  """What all sides computed, so that what is timed is the same thing."""
+  if part == "decode":
+    is_same = all(tokens == results["ours"] for tokens in results.values())
+    return "equal tokens" if is_same else "tokens differ"
+  return ", ".join(f"{name}: loss {loss:.6g}" for name, loss in results.items())
 
 
 class Worker:
@@ -135,12 +147,16 @@ class Worker:
 
 
 def print_table(rows) -> None:
-  print(f"{'case':10} {'part':8} {'torch, best':22} {'ours':>10} {'ratio':>6}")
+  print(
+    f"{'case':10} {'part':8} {'batch':>5} {'torch, best':22} {'ours':>10}"
+    f" {'ratio':>6}"
+  )
   for row in rows:
     best = row["fastest_torch"]
     theirs = f"{row['seconds'][best]:.3f} s ({best.removeprefix('torch ')})"
     ours = f"{row['seconds']['ours']:.3f} s"
-    line = f"{row['case']:10} {row['part']:8} {theirs:22} {ours:>10}"
+    what = f"{row['case']:10} {row['part']:8} {row['batch']:5}"
+    line = f"{what} {theirs:22} {ours:>10}"
     print(f"{line} {row['ratio']:5.2f}x")
 
 
