@@ -19,10 +19,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+from orbax.checkpoint import type_handlers
 
 from vpd_jax import trees
 
 _ITEMS = ("state", "notes")
+# Devices that all hold an array each write a part of it, if it is as large.
+# Below this, to cut it (a small program for each shape) costs more.
+_LEAST_PART = 1 << 20
 
 
 class Store:
@@ -67,7 +71,7 @@ class Store:
     self._manager = ocp.CheckpointManager(
       self._directory,
       item_handlers={
-        "state": ocp.StandardCheckpointHandler(),
+        "state": _arrays_handler(),
         "notes": ocp.JsonCheckpointHandler(),
       },
       options=ocp.CheckpointManagerOptions(
@@ -124,7 +128,7 @@ class Store:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(arrays),
+          state=ocp.args.PyTreeSave(arrays),
           notes=ocp.args.JsonSave(notes),
         ),
         force=True,
@@ -179,11 +183,15 @@ class Store:
       metadata = self._manager.item_metadata(step)["state"]
       saved = trees.flatten_with_names(metadata.tree)
     trees.check_same(saved, expected, f"checkpoint {folder}")
+    nested = trees.nest(expected)
     with self._naming_damage(step):
       restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(trees.nest(expected)),
+          state=ocp.args.PyTreeRestore(
+            nested,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(nested),
+          ),
           notes=ocp.args.JsonRestore(),
         ),
       )
@@ -328,6 +336,17 @@ def load_params(path: str | os.PathLike, abstract_params: Any) -> Any:
   trees.check_same(stored, expected, os.fspath(path))
   cast = {name: stored[name].astype(expected[name].dtype) for name in expected}
   return trees.unflatten_like(abstract_params, cast)
+
+
+def _arrays_handler() -> ocp.PyTreeCheckpointHandler:
+  handler = type_handlers.ArrayHandler(
+    min_slice_bytes_for_replica_parallel=_LEAST_PART
+  )
+  return ocp.PyTreeCheckpointHandler(
+    type_handler_registry=type_handlers.create_type_handler_registry(
+      (jax.Array, handler), (np.ndarray, type_handlers.NumpyHandler())
+    )
+  )
 
 
 def _make_writable(directory: pathlib.Path) -> None:
