@@ -39,6 +39,7 @@ def _shrink(config):
   """The same at the size of a test, and without files that are not here."""
   config.init, config.model.size = "", "debug"
   if config.input.image_px > 48:  # The embedded world's is small as it is.
+    config.model.is_scanned = True  # As the sizes are that it stands for.
     config.input.update(image_px=48, batch_size=8, vocab="world")
     config.input.lengths = dict(prompt=8, label=3, rationale=9)
     if config.optim.accumulate:

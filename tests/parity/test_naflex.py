@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from vpd_jax.input import preprocess
-from vpd_jax.models import naflex, renames, vit_names
+from vpd_jax.models import layers, naflex, renames, vit_names
 
 FAMILY = "SigLIP 2 NaFlex"
 PATCH, GRID, DEPTH, MAX_PATCHES = 4, 4, 2, 30
@@ -45,7 +44,7 @@ def pair(references, tmp_path_factory):
   )
 
   def make(**options):
-    return naflex.NaFlexViT(rngs=nnx.Rngs(0), **options)
+    return naflex.NaFlexViT(rngs=layers.Keys(0), **options)
 
   ours = references.ours(make, options, [(folder, _table())])
   return references.load(cls, folder), *ours, _table()

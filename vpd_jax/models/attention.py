@@ -36,7 +36,7 @@ class Attention(nnx.Module):
     heads: int,
     head_width: int,
     *,
-    rngs: nnx.Rngs,
+    rngs: layers.Keys,
     use_bias: bool,
     is_scaled: bool,
     use_out_bias: bool | None = None,
@@ -227,7 +227,7 @@ class RelativeBias(nnx.Module):
     heads: int,
     *,
     is_causal: bool,
-    rngs: nnx.Rngs,
+    rngs: layers.Keys,
     buckets: int = 32,
     max_distance: int = 128,
   ):

@@ -191,7 +191,7 @@ class GroupedAttention(nnx.Module):
     *,
     query_scale: float,
     has_qk_norm: bool,
-    rngs: nnx.Rngs,
+    rngs: layers.Keys,
   ):
     if heads % kv_heads:
       raise ValueError(f"heads={heads} is not a multiple of {kv_heads=}.")
@@ -271,7 +271,7 @@ class Block(nnx.Module):
     has_qk_norm: bool = False,
     has_post_norms: bool = False,
     attention_softcap: float | None = None,
-    rngs: nnx.Rngs,
+    rngs: layers.Keys,
   ):
     self.norm_attention = RMSNorm(width)
     self.attention = GroupedAttention(

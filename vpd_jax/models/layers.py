@@ -82,6 +82,32 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
   return jnp.where(is_kept, x / (1 - rate), 0)
 
 
+class Keys:
+  """Keys of initial weights, the same as those of `nnx.Rngs(params=...)`.
+
+  They are derived many at a time: one by one they would be a third of what
+  there is to compile before a run starts.
+
+  Args:
+    params: a seed, or a PRNG key.
+  """
+
+  AT_A_TIME = 64
+
+  def __init__(self, params: int | jax.Array):
+    self._key = jax.random.key(params) if isinstance(params, int) else params
+    self._given = 0
+
+  def params(self) -> jax.Array:
+    """The next key, of one parameter or of a stack of them."""
+    place = self._given % self.AT_A_TIME
+    if not place:
+      numbers = self._given + jnp.arange(self.AT_A_TIME, dtype=jnp.uint32)
+      self._keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, numbers)
+    self._given += 1
+    return self._keys[place]
+
+
 def param(
   key: jax.Array,
   shape: Sequence[int],
@@ -196,7 +222,7 @@ class Linear(nnx.Module):
     width_out: int,
     axes: tuple[str | None, str | None],
     *,
-    rngs: nnx.Rngs,
+    rngs: Keys,
     use_bias: bool = False,
     std: float | None = None,
   ):
@@ -221,7 +247,7 @@ class Linear(nnx.Module):
 class Embedding(nnx.Module):
   """Token vectors."""
 
-  def __init__(self, rows: int, width: int, *, rngs: nnx.Rngs):
+  def __init__(self, rows: int, width: int, *, rngs: Keys):
     self.table = param(rngs.params(), (rows, width), ("vocab", "embed"), 1.0)
     self.rows = rows
 
@@ -249,7 +275,7 @@ class GatedMLP(nnx.Module):
     mlp_width: int,
     *,
     activation: str = "gelu",
-    rngs: nnx.Rngs,
+    rngs: Keys,
   ):
     self.activation = activation
     into = ("embed", "mlp")
@@ -274,7 +300,7 @@ class MLP(nnx.Module):
     *,
     activation: str = "gelu",
     use_bias: bool = True,
-    rngs: nnx.Rngs,
+    rngs: Keys,
   ):
     self.activation = activation
     self.up = Linear(

@@ -68,7 +68,7 @@ class NaFlexViT(nnx.Module):
     mlp_width: int,
     is_scanned: bool = True,
     remat: str = "none",
-    rngs: nnx.Rngs,
+    rngs: layers.Keys,
   ):
     self.grid = grid
     into = (None, "embed")

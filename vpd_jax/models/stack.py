@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vpd_jax.models import layers
+
 B = TypeVar("B", bound=nnx.Module)
 # Attribute of a block whose arrays are those of many.
 STACKED = "is_stacked"
@@ -63,7 +65,9 @@ class Unrolled(nnx.Module):
     self.blocks = nnx.List(blocks)
 
 
-def make(make_block: Callable[[nnx.Rngs], B], depth: int, rngs: nnx.Rngs) -> B:
+def make(
+  make_block: Callable[[layers.Keys], B], depth: int, rngs: layers.Keys
+) -> B:
   """One block whose every array holds those of `depth` blocks.
 
   Args:
@@ -75,12 +79,8 @@ def make(make_block: Callable[[nnx.Rngs], B], depth: int, rngs: nnx.Rngs) -> B:
     A block with arrays [layers, ...]. Do not call it: `run` does.
   """
   keys = jax.random.split(rngs.params(), depth)
-  arrays = jax.vmap(lambda key: nnx.state(make_block(nnx.Rngs(params=key))))(
-    keys
-  )
-  graphdef = nnx.split(nnx.eval_shape(lambda: make_block(nnx.Rngs(params=0))))[
-    0
-  ]
+  arrays = jax.vmap(lambda key: nnx.state(make_block(layers.Keys(key))))(keys)
+  graphdef = nnx.split(nnx.eval_shape(lambda: make_block(layers.Keys(0))))[0]
   blocks = nnx.merge(graphdef, arrays)
   setattr(blocks, STACKED, True)
   for _, variable in nnx.iter_graph(blocks):
@@ -134,11 +134,11 @@ def run(
   if REMAT[remat] is not None:
     # In a scan nothing can be merged across layers anyway.
     step = jax.checkpoint(step, policy=REMAT[remat], prevent_cse=not is_scanned)
-  layers = (arrays, per_layer)
+  stacked = (arrays, per_layer)
   if is_scanned:
-    return jax.lax.scan(step, carry, layers)
+    return jax.lax.scan(step, carry, stacked)
   outputs = []
-  for layer in _unstack(layers, jax.tree.leaves(arrays)[0].shape[0]):
+  for layer in _unstack(stacked, jax.tree.leaves(arrays)[0].shape[0]):
     carry, output = step(carry, layer)
     outputs.append(output)
   if not outputs:

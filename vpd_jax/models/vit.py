@@ -44,7 +44,7 @@ class ViT(nnx.Module):
     has_parallel_blocks: bool = False,
     is_scanned: bool = True,
     remat: str = "none",
-    rngs: nnx.Rngs,
+    rngs: layers.Keys,
   ):
     patch_size = 1
     projections, width_in = [], 3

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.compiled import Compiled
 from tests.vpd_jax.decode import fakes
 from vpd_jax import step
 from vpd_jax.decode import compiled, score
@@ -28,7 +29,7 @@ def case(parts, inputs):
 
 def test_scores_are_log_softmax_of_the_full_forward(parts, case):
   image, prompt, _, _, found = case
-  model = step.merge(*parts)
+  model = Compiled(step.merge(*parts))
   for row, of_one in enumerate(OPTIONS):
     for column, option in enumerate(of_one):
       target = jnp.asarray([option], jnp.int32)

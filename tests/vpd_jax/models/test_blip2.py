@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests import compiled
 from vpd_jax import step, trees
 from vpd_jax.input import preprocess
+from vpd_jax.models import layers
 from vpd_jax.models.blip2 import (
   hf_config,
   model,
@@ -45,12 +47,13 @@ def made(cls, size, **changes):
 
 @pytest.fixture(scope="module")
 def writer():
-  return step.merge(*made(model.Model, "debug"))
+  return compiled.Compiled(step.merge(*made(model.Model, "debug")))
 
 
 @pytest.fixture(scope="module")
 def matcher():
-  return step.merge(*made(retrieval.Retrieval, "debug_itm", has_lm_head=True))
+  parts = made(retrieval.Retrieval, "debug_itm", has_lm_head=True)
+  return compiled.Compiled(step.merge(*parts))
 
 
 def images(rows=2, seed=0):
@@ -89,7 +92,7 @@ def test_image_and_prompt_are_both_read(writer):
 
 
 def test_an_image_is_as_many_tokens_as_there_are_queries(writer):
-  tokens = writer.encode_image(images(), jnp.bfloat16)
+  tokens = writer.model.encode_image(images(), jnp.bfloat16)
   assert (tokens.shape, tokens.dtype) == ((2, 3, 16), jnp.bfloat16)
   encoded, mask = writer.encode(tokens, texts())
   assert (encoded.shape, encoded.dtype) == ((2, 3 + 7, 16), jnp.bfloat16)
@@ -257,7 +260,7 @@ def test_a_text_must_fit_its_positions(matcher):
 
 
 def test_text_starts_as_small_as_berts():
-  embedding = qformer.TextEmbedding(VOCAB, 16, 12, rngs=nnx.Rngs(0))
+  embedding = qformer.TextEmbedding(VOCAB, 16, 12, rngs=layers.Keys(0))
   for array in (embedding.words.table, embedding.positions):
     assert 0.5 < np.std(array[...]) / qformer.STD < 2
 

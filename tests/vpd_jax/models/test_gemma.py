@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from vpd_jax.models import attention, gemma, layers
 
@@ -124,7 +123,7 @@ def test_merged_attention_is_that_over_all_keys(
 
 
 def make_block(**changes):
-  options = dict(query_scale=HEAD**-0.5, rngs=nnx.Rngs(params=0)) | changes
+  options = dict(query_scale=HEAD**-0.5, rngs=layers.Keys(0)) | changes
   return gemma.Block(16, 4, 2, HEAD, 24, **options)
 
 
@@ -194,11 +193,11 @@ def test_keys_do_not_turn_without_positions():
 
 def test_heads_that_do_not_divide():
   with pytest.raises(ValueError, match="heads=4 is not a multiple of kv_heads"):
-    gemma.Block(16, 4, 3, HEAD, 24, query_scale=1.0, rngs=nnx.Rngs(params=0))
+    gemma.Block(16, 4, 3, HEAD, 24, query_scale=1.0, rngs=layers.Keys(0))
 
 
 def test_embedding():
-  embedding = layers.Embedding(5, 2, rngs=nnx.Rngs(params=0))
+  embedding = layers.Embedding(5, 2, rngs=layers.Keys(0))
   x = gemma.embed(embedding, jnp.asarray([[3]]), jnp.bfloat16)
   # sqrt(2) = 1.4142 is 1.4140625 in bfloat16.
   row = embedding.table[...][3].astype(jnp.bfloat16)

@@ -98,7 +98,7 @@ def test_merged_is_unmerged(inputs, strict_dtypes):
 
 
 def test_merging_into_kernels_of_low_precision_keeps_the_update():
-  linear = layers.Linear(4, 4, (None, None), rngs=nnx.Rngs(0))
+  linear = layers.Linear(4, 4, (None, None), rngs=layers.Keys(0))
   linear.kernel.set_value(jnp.ones((4, 4), jnp.bfloat16))
   holder = nnx.Dict(one=linear)
   lora.add(holder, ["one"], rank=1, alpha=1.0)
@@ -108,7 +108,7 @@ def test_merging_into_kernels_of_low_precision_keeps_the_update():
 
 
 def test_update_by_hand():
-  linear = layers.Linear(2, 2, ("embed", "mlp"), rngs=nnx.Rngs(0))
+  linear = layers.Linear(2, 2, ("embed", "mlp"), rngs=layers.Keys(0))
   linear.kernel.set_value(jnp.zeros((2, 2)))
   lora.add(nnx.Dict(one=linear), ["one"], rank=1, alpha=3.0)
   _set(linear, [[1.0], [2.0]], [[1.0, -1.0]])
@@ -190,7 +190,7 @@ def test_unknown_preset_lists_those_that_exist():
 
 
 def _linear_with_dropout(dropout):
-  linear = layers.Linear(400, 5, (None, None), rngs=nnx.Rngs(0))
+  linear = layers.Linear(400, 5, (None, None), rngs=layers.Keys(0))
   linear.kernel.set_value(jnp.zeros((400, 5)))
   lora.add(nnx.Dict(one=linear), ["one"], rank=1, alpha=1.0, dropout=dropout)
   _set(linear, jnp.ones((400, 1)), jnp.ones((1, 5)))
@@ -295,7 +295,8 @@ def _batch():
 
 
 def test_only_updates_are_trained():
-  made = lora.add(_model(), PATTERNS, rank=2, alpha=2.0, dropout=0.1)
+  made = _model(is_scanned=True)
+  lora.add(made, PATTERNS, rank=2, alpha=2.0, dropout=0.1)
   before = {n: np.asarray(x) for n, x in _named(made).items()}
   state, parts = _trainer(made, train=(lora.UPDATES,), weight_decay=0.1)
   updates = {n for n in before if lora.is_update(n)}
@@ -328,6 +329,7 @@ def test_no_gradient_of_a_frozen_matrix_is_computed(is_scanned, remat):
   """A shape that only one frozen kernel has is no product's in the program."""
   # 16 inputs by 23 hidden: only gradients make arrays of [16, 23] or [23, 16].
   options = {"mlp_width": 23, "is_scanned": is_scanned, "remat": remat}
+  options |= {"encoder_depth": 1, "vit_depth": 1}
 
   def products(compiled):
     text = compiled.as_text()
@@ -352,7 +354,7 @@ def test_no_gradient_of_a_frozen_matrix_is_computed(is_scanned, remat):
 
 def test_a_frozen_tower_has_no_backward_pass():
   """FLOPs of the step fall by the tower's weight and activation gradients."""
-  tower = {"vit_depth": 4, "vit_mlp_width": 256}
+  tower = {"vit_depth": 3, "vit_mlp_width": 256, "encoder_depth": 1}
   everything, _ = _lowered(_model(**tower))
   frozen, _ = _lowered(_model(**tower), freeze=("vit/",))
   forward = jax.jit(lambda m: m.encode_image(_batch()["image"]))
@@ -381,7 +383,9 @@ def test_frozen_weights_may_be_bfloat16():
 
 def test_keys_of_a_step_are_those_of_its_number_and_the_seed():
   made = _model(is_scanned=True)
-  lora.add(made, PATTERNS, rank=2, alpha=2.0, dropout=0.5)
+  lora.add(
+    made, ["encoder/.*/up", "projection"], rank=2, alpha=2.0, dropout=0.5
+  )
   state, parts = _trainer(_redraw(made), train=(lora.UPDATES,))
 
   losses = []

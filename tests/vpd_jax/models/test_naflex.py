@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vpd_jax.models import naflex, resize, vit
+from vpd_jax.models import layers, naflex, resize, vit
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -20,7 +20,7 @@ def _tower(is_scanned=True):
     heads=2,
     mlp_width=24,
     is_scanned=is_scanned,
-    rngs=nnx.Rngs(0),
+    rngs=layers.Keys(0),
   )
 
 
@@ -49,7 +49,7 @@ def test_square_of_the_tables_size_is_a_vit(tower):
     depth=2,
     heads=2,
     mlp_width=24,
-    rngs=nnx.Rngs(1),
+    rngs=layers.Keys(1),
   )
   nnx.update(plain, nnx.state(tower))  # Names and shapes are the same.
   image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests import tiny
+from tests import compiled, tiny
 from vpd_jax import step
 from vpd_jax.models import attention, layers, vit
 from vpd_jax.models.pali import sizes
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 @pytest.fixture(scope="module")
 def model():
-  return step.merge(*tiny.pali())
+  return compiled.Compiled(step.merge(*tiny.pali()))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_relative_bias_is_that_of_each_pair(
   queries, keys, first_query, is_causal
 ):
   bias = attention.RelativeBias(
-    2, is_causal=is_causal, rngs=nnx.Rngs(0), buckets=8, max_distance=6
+    2, is_causal=is_causal, rngs=layers.Keys(0), buckets=8, max_distance=6
   )
   query_positions = first_query + np.arange(queries)[:, None]
   bucket_TS = attention.relative_bucket(
@@ -152,7 +152,9 @@ def test_relative_bias_is_that_of_each_pair(
 
 def test_relative_bias_counts_each_pair_in_its_gradient():
   """Each bucket's gradient is the sum over the pairs that have it."""
-  bias = attention.RelativeBias(2, is_causal=False, rngs=nnx.Rngs(0), buckets=8)
+  bias = attention.RelativeBias(
+    2, is_causal=False, rngs=layers.Keys(0), buckets=8
+  )
   graphdef, params = nnx.split(bias)
   upstream = np.random.default_rng(0).normal(size=(2, 4, 6))
   upstream = upstream.astype(np.float32)
@@ -198,7 +200,7 @@ def test_product_has_the_gradients_of_a_product(width_in, width_out, dtype):
 
 
 def test_embedding_by_product_is_embedding_by_lookup(monkeypatch):
-  table = layers.Embedding(50, 8, rngs=nnx.Rngs(0))
+  table = layers.Embedding(50, 8, rngs=layers.Keys(0))
   tokens = jnp.array([[0, 3, 49]])
   by_product = table(tokens)
   monkeypatch.setattr(layers, "ONE_HOT_ROWS", 0)

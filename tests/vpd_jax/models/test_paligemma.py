@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests import compiled
 from vpd_jax import trees
 from vpd_jax.models.paligemma import hf_config, model, params, sizes
 
@@ -32,7 +33,7 @@ def redrawn(**changes):
 
 @pytest.fixture(scope="module")
 def tiny():
-  return redrawn()
+  return compiled.Compiled(redrawn())
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +112,10 @@ def cached(made, encoded, target):
   context = made.context(*encoded)
   cache = made.init_cache(len(target), target.shape[1] + 2)
   out = []
-  step = jax.jit(lambda *a: made.decode_next(*a))
   # Whatever is given at position 0 is not looked at.
   token = jnp.full(len(target), 17, jnp.int32)
   for position in range(target.shape[1]):
-    logits, cache = step(token, jnp.int32(position), context, cache)
+    logits, cache = made.decode_next(token, jnp.int32(position), context, cache)
     out.append(logits)
     token = jnp.asarray(target[:, position])
   return jnp.stack(out, axis=1)
@@ -139,7 +139,7 @@ def cached(made, encoded, target):
   ids=["debug", "scanned", "short_window", "gemma1"],
 )
 def test_cached_decoding_is_the_full_forward(batch, changes):
-  made = redrawn(**changes)
+  made = compiled.Compiled(redrawn(**changes))
   image, prompt, target = batch
   encoded = made.encode(made.encode_image(image), prompt)
   np.testing.assert_allclose(
@@ -194,7 +194,7 @@ def test_scanned_is_unrolled_in_values_and_gradients(batch, remat):
 
 def test_bfloat16_is_close(tiny, batch):
   image, prompt, target = batch
-  tokens = tiny.encode_image(jnp.asarray(image), jnp.bfloat16)
+  tokens = tiny.model.encode_image(jnp.asarray(image), jnp.bfloat16)
   hidden = tiny.decode(*tiny.encode(tokens, prompt), target)
   assert tokens.dtype == hidden.dtype == jnp.bfloat16
   logits = tiny.logits(hidden)

@@ -139,7 +139,7 @@ def test_a_projection_computes_with_the_rounded_kernel(
   dtype, of_input, strict_dtypes
 ):
   linear = layers.Linear(
-    16, 5, ("embed", "mlp"), rngs=nnx.Rngs(0), use_bias=True
+    16, 5, ("embed", "mlp"), rngs=layers.Keys(0), use_bias=True
   )
   holder = nnx.Dict(one=linear)
   params = nnx.to_pure_dict(nnx.state(holder, nnx.Param))
@@ -263,7 +263,7 @@ def test_float_kernels_of_all_layers_are_not_kept(dtype):
   def make(rngs):
     return layers.MLP(width, 4 * width, rngs=rngs, use_bias=False)
 
-  blocks = stack.make(make, depth, nnx.Rngs(0))
+  blocks = stack.make(make, depth, layers.Keys(0))
   holder = nnx.Dict(blocks=blocks)
   params = nnx.to_pure_dict(nnx.state(holder, nnx.Param))
   whole = sum(x.nbytes for x in jax.tree.leaves(params))

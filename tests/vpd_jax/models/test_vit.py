@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vpd_jax.models import naflex, vit
+from vpd_jax.models import layers, naflex, vit
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 TOWER: dict = dict(depth=1, heads=2, mlp_width=8)
@@ -32,12 +32,12 @@ def test_bfloat16_pixels_are_rounded_once(is_naflex):
   image = levels()[None]
   if is_naflex:
     tower = naflex.NaFlexViT(
-      patch_size=2, grid=8, width=8, rngs=nnx.Rngs(0), **TOWER
+      patch_size=2, grid=8, width=8, rngs=layers.Keys(0), **TOWER
     )
     cut = vit.patches(jnp.asarray(image), 2).reshape(1, 64, 12)
     image = naflex.Patches(cut, jnp.ones((1, 64), bool), jnp.full((1, 2), 8))
   else:
-    tower = vit.ViT(image_size=16, stem=((2, 8),), rngs=nnx.Rngs(0), **TOWER)
+    tower = vit.ViT(image_size=16, stem=((2, 8),), rngs=layers.Keys(0), **TOWER)
   recorder = Recorder()
   tower.stem[0] = recorder
   tower(image, jnp.bfloat16)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from vpd_jax.models import layers
 from vpd_jax.models.blip2 import qformer, vision
@@ -86,7 +85,7 @@ class Model(pali.Model):
     vit_remat: str = "none",
     seed: int = 0,
   ):
-    rngs = nnx.Rngs(params=seed)
+    rngs = layers.Keys(seed)
     self.is_scanned = is_scanned
     self.image_token_id = image_token_id
     self.vit = vision.EVA(

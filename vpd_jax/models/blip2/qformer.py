@@ -75,7 +75,7 @@ class QFormer(nnx.Module):
     has_text: bool,
     is_scanned: bool = True,
     remat: str = "none",
-    rngs: nnx.Rngs,
+    rngs: layers.Keys,
   ):
     if depth % 2:
       raise ValueError(
@@ -320,7 +320,9 @@ class Block(nnx.Module):
 class TextEmbedding(nnx.Module):
   """Vectors of tokens and of positions, which start at 0."""
 
-  def __init__(self, rows: int, width: int, positions: int, *, rngs: nnx.Rngs):
+  def __init__(
+    self, rows: int, width: int, positions: int, *, rngs: layers.Keys
+  ):
     self.words = layers.Embedding(rows, width, rngs=rngs)
     self.words.table[...] = self.words.table[...] * STD
     self.positions = layers.param(

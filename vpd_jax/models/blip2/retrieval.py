@@ -92,7 +92,7 @@ class Retrieval(nnx.Module):
     vit_remat: str = "none",
     seed: int = 0,
   ):
-    rngs = nnx.Rngs(params=seed)
+    rngs = layers.Keys(seed)
     self.start_id = vocab_size - 1
     self.image_token_id = image_token_id
     self.vit = vision.EVA(
@@ -239,7 +239,7 @@ class Retrieval(nnx.Module):
 class LMHead(nnx.Module):
   """BERT's: a layer, a norm, then products with the tokens' vectors."""
 
-  def __init__(self, rows: int, width: int, *, rngs: nnx.Rngs):
+  def __init__(self, rows: int, width: int, *, rngs: layers.Keys):
     self.transform = layers.Linear(
       width, width, ("embed", None), rngs=rngs, use_bias=True
     )

@@ -45,7 +45,7 @@ class EVA(nnx.Module):
     image_std: Sequence[float] = CLIP_STD,
     is_scanned: bool = True,
     remat: str = "none",
-    rngs: nnx.Rngs,
+    rngs: layers.Keys,
   ):
     if image_size % patch_size:
       raise ValueError(
@@ -118,7 +118,9 @@ def resize_positions(positions_PD: jax.Array, grid: int) -> jax.Array:
   return jnp.concatenate([positions_PD[:1], patches_PD])
 
 
-def _block(width: int, heads: int, mlp_width: int, rngs: nnx.Rngs) -> vit.Block:
+def _block(
+  width: int, heads: int, mlp_width: int, rngs: layers.Keys
+) -> vit.Block:
   block = vit.Block(width, heads, mlp_width, rngs=rngs)
   block.mlp.activation = "gelu_erf"
   return block

@@ -39,7 +39,7 @@ class Encoder(nnx.Module):
     is_scaled: bool,
     is_scanned: bool,
     remat: str,
-    rngs: nnx.Rngs,
+    rngs: layers.Keys,
     dropout: float = 0.0,
   ):
     block = (width, heads, head_width, mlp_width, mlp, is_scaled, dropout)
@@ -128,7 +128,7 @@ class Decoder(nnx.Module):
     is_scaled: bool,
     is_scanned: bool,
     remat: str,
-    rngs: nnx.Rngs,
+    rngs: layers.Keys,
     dropout: float = 0.0,
   ):
     block = (width, heads, head_width, mlp_width, mlp, is_scaled, dropout)
@@ -304,7 +304,7 @@ def _attention(
 
 
 def _mlp(
-  width: int, mlp_width: int, mlp: str, rngs: nnx.Rngs
+  width: int, mlp_width: int, mlp: str, rngs: layers.Keys
 ) -> layers.GatedMLP | layers.MLP:
   if mlp not in MLPS:
     raise ValueError(f"mlp={mlp!r} is not one of {sorted(MLPS)}.")

@@ -86,7 +86,7 @@ class Model(nnx.Module):
     vit_remat: str = "none",
     seed: int = 0,
   ):
-    rngs = nnx.Rngs(params=seed)
+    rngs = layers.Keys(seed)
     self.is_scanned = is_scanned
     tower: dict[str, Any] = dict(
       depth=vit_depth,

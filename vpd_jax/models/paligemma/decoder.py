@@ -91,7 +91,7 @@ class Decoder(nnx.Module):
     window: int | None,
     is_scanned: bool,
     remat: str,
-    rngs: nnx.Rngs,
+    rngs: layers.Keys,
   ):
     self.blocks = stack.make(
       lambda rngs: gemma.Block(

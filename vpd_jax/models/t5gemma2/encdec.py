@@ -45,7 +45,7 @@ class Shape:
   is_scanned: bool
   remat: str
 
-  def blocks(self, depth: int, rngs: nnx.Rngs) -> gemma.Block:
+  def blocks(self, depth: int, rngs: layers.Keys) -> gemma.Block:
     """So many blocks, stacked."""
     return stack.make(
       lambda rngs: gemma.Block(
@@ -94,7 +94,7 @@ class Encoder(nnx.Module):
     depth: how many.
   """
 
-  def __init__(self, shape: Shape, depth: int, *, rngs: nnx.Rngs):
+  def __init__(self, shape: Shape, depth: int, *, rngs: layers.Keys):
     self.blocks = shape.blocks(depth, rngs)
     self.norm = gemma.RMSNorm(shape.width)
     self.shape, self.depth = shape, depth
@@ -152,7 +152,7 @@ class Decoder(nnx.Module):
     depth: how many.
   """
 
-  def __init__(self, shape: Shape, depth: int, *, rngs: nnx.Rngs):
+  def __init__(self, shape: Shape, depth: int, *, rngs: layers.Keys):
     self.blocks = shape.blocks(depth, rngs)
     self.norm = gemma.RMSNorm(shape.width)
     self.shape, self.depth = shape, depth

@@ -99,7 +99,7 @@ class Model(nnx.Module):
     vit_remat: str = "none",
     seed: int = 0,
   ):
-    rngs = nnx.Rngs(params=seed)
+    rngs = layers.Keys(seed)
     self.is_scanned = is_scanned
     rows = -(-vocab_size // vocab_multiple) * vocab_multiple
     for name, ids in {
