@@ -85,11 +85,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   modes = ("direct",) if is_label_only else ("direct", "rationale")
   c.evaluators = dict(
-    validation=vqa("validation", every_steps=c.total_steps // 8),
+    validation=vqa("validation", every_steps=max(1, c.total_steps // 8)),
     test_iid=vqa("test_iid", modes=modes),
     test_phrase=vqa("test_phrase", modes=modes),
     test_relation=vqa("test_relation", modes=modes),
   )
   c.select = "validation/direct_accuracy"
-  c.checkpoint = dict(every_steps=c.total_steps // 8, keep=2)
+  c.checkpoint = dict(every_steps=max(1, c.total_steps // 8), keep=2)
   return c

@@ -90,7 +90,7 @@ def test_unwritable_workdir_is_named(tmp_path):
 def _command(workdir):
   return [
     *(sys.executable, "launch/study.py", "quickstart"),
-    *(f"--workdir={workdir}", "--size=tiny", "--steps=8"),
+    *(f"--workdir={workdir}", "--size=tiny", "--steps=2"),
   ]
 
 
