@@ -139,36 +139,39 @@ def attend(
     float[B, T, N, H]. The softmax is in float32.
   """
   batch, length, heads, head_width = q_BTNH.shape
-  groups = k_BSKH.shape[1 if is_held else 2]
+  if not is_held:
+    k_BSKH, v_BSKH = held((k_BSKH, v_BSKH))
+  # Heads first and then rows by columns, as they are written here: on CPU,
+  # products that come out transposed take up to twice as long.
+  k_BKSH, v_BKSH, q_BNTH = k_BSKH, v_BSKH, q_BTNH.swapaxes(1, 2)
+  groups = k_BKSH.shape[1]
+  options = {"preferred_element_type": jnp.float32}
   if groups == heads:
-    scores = jnp.einsum(
-      "BTNH,BNSH->BNTS" if is_held else "BTNH,BSNH->BNTS",
-      q_BTNH,
-      k_BSKH,
-      preferred_element_type=jnp.float32,
-    )
+    scores = jnp.einsum("BNTH,BNSH->BNTS", q_BNTH, k_BKSH, **options)
   else:
-    q_BTKGH = q_BTNH.reshape(batch, length, groups, -1, head_width)
-    scores = jnp.einsum(
-      "BTKGH,BKSH->BKGTS" if is_held else "BTKGH,BSKH->BKGTS",
-      q_BTKGH,
-      k_BSKH,
-      preferred_element_type=jnp.float32,
-    ).reshape(batch, heads, length, -1)
+    q_BKGTH = q_BNTH.reshape(batch, groups, -1, length, head_width)
+    scores = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, **options)
+    scores = scores.reshape(batch, heads, length, -1)
   if softcap is not None:
     scores = softcap * jnp.tanh(scores / softcap)
   if bias_NTS is not None:
     scores = scores + bias_NTS[None]
   if mask_BTS is not None:
     scores = jnp.where(mask_BTS[:, None], scores, MASKED)
-  weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
+  # Softmax with its division last: of what is summed, [T, H], not of the
+  # weights, [T, S], which are then passed over once less, and twice less in the
+  # gradient.
+  top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+  weights = jnp.exp(scores - top)
+  total_BNT1 = jnp.sum(weights, axis=-1, keepdims=True)
+  weights = weights.astype(v_BKSH.dtype)
   if groups == heads:
-    equation = "BNTS,BNSH->BTNH" if is_held else "BNTS,BSNH->BTNH"
-    return jnp.einsum(equation, weights, v_BSKH)
-  weights = weights.reshape(batch, groups, -1, length, weights.shape[-1])
-  equation = "BKGTS,BKSH->BTKGH" if is_held else "BKGTS,BSKH->BTKGH"
-  y_BTKGH = jnp.einsum(equation, weights, v_BSKH)
-  return y_BTKGH.reshape(q_BTNH.shape)
+    y_BNTH = jnp.einsum("BNTS,BNSH->BNTH", weights, v_BKSH)
+  else:
+    weights = weights.reshape(batch, groups, -1, length, weights.shape[-1])
+    y_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", weights, v_BKSH)
+    y_BNTH = y_BKGTH.reshape(q_BNTH.shape)
+  return (y_BNTH / total_BNT1).astype(v_BKSH.dtype).swapaxes(1, 2)
 
 
 def held(

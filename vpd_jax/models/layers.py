@@ -192,7 +192,8 @@ def _product_forward(x, matrix):
   return jnp.dot(x, matrix), (x, matrix)
 
 
-def _product_backward(kept, g):
+def product_backward(kept, g):
+  """Gradients of `product`: kept (x, matrix), g -> (of x, of the matrix)."""
   x, matrix = kept
   every = tuple(range(x.ndim - 1))
   dims = ((every, every), ((), ()))
@@ -203,7 +204,7 @@ def _product_backward(kept, g):
   return jnp.dot(g, matrix.T), d_matrix
 
 
-product.defvjp(_product_forward, _product_backward)
+product.defvjp(_product_forward, product_backward)
 
 
 class Linear(nnx.Module):
@@ -231,17 +232,20 @@ class Linear(nnx.Module):
       rngs.params(), (width_in, width_out), axes, kernel_std
     )
     self.bias = constant((width_out,), (axes[1],), 0.0) if use_bias else None
-    self.lora: Callable[..., jax.Array] | None = nnx.data(None)
+    self.lora: Any = nnx.data(None)
 
   def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """float[..., I] -> float[..., O]; `key` is for the update's dropout."""
-    if isinstance(self.kernel, nnx.Param):
-      y = product(x, self.kernel[...].astype(x.dtype))
-    else:
+    update = self.lora
+    if not isinstance(self.kernel, nnx.Param):
       y = self.kernel(x)
+    elif update is not None and update.is_folded(x, key):
+      y, update = update.fold(x, self.kernel[...].astype(x.dtype)), None
+    else:
+      y = product(x, self.kernel[...].astype(x.dtype))
     if self.bias is not None:
       y = y + _row(self.bias, y)
-    return y if self.lora is None else y + self.lora(x, key)
+    return y if update is None else y + update(x, key)
 
 
 class Embedding(nnx.Module):
