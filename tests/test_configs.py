@@ -97,6 +97,7 @@ FLAGS = {
   "input.synthetic": True,
   "loss.chunk": 128,
   "loss.dtype": "bfloat16",
+  "loss.prompts_apart": True,
   "loss.rationale_weight": 0.5,
   "loss.z_loss": 1e-4,
   "model.dropout": 0.1,

@@ -70,7 +70,12 @@ def loss(**options: Any) -> dict[str, Any]:
     **options: as in `inputs`.
   """
   return _open(
-    options, chunk=int, dtype=str, rationale_weight=float, z_loss=float
+    options,
+    chunk=int,
+    dtype=str,
+    prompts_apart=bool,
+    rationale_weight=float,
+    z_loss=float,
   )
 
 

@@ -7,6 +7,7 @@ label's rows -> decoder, T_label --+
 rationale's rows -> decoder, T_rationale
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ def step_by_step(
   rationale_weight: float = 1.0,
   z_loss: float = 0.0,
   chunk: int | None = None,
+  prompts_apart: bool = False,
   dtype: str = "float32",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Same value and gradients as `plain.step_by_step`, for less work.
@@ -48,6 +50,9 @@ def step_by_step(
     rationale_weight: w; 0 trains on labels only and skips the rest.
     z_loss: see `terms.combine`.
     chunk: see `chunked.token_nats`.
+    prompts_apart: encode the labels' prompts and the rationales' as two batches
+      of B rows. On CPU those run side by side and fit the cache better; an
+      accelerator wants the one of 2B.
     dtype: of the activations; weights, and the loss itself, stay float32.
 
   Returns:
@@ -56,18 +61,21 @@ def step_by_step(
   image_key, encode_key, *decode_keys = layers.split(key, 4)
   names = ("label", "rationale") if rationale_weight else ("label",)
   image_NPD = model.encode_image(batch["image"], jnp.dtype(dtype), image_key)
-  # Rows of an image are adjacent, so they stay on the device that has it.
-  prompts = jnp.stack([batch[f"{name}_prompt"] for name in names], axis=1)
-  prompts = prompts.reshape(-1, prompts.shape[-1])
-  image_RPD = jax.tree.map(
-    lambda x: jnp.repeat(x, len(prompts) // len(x), axis=0), image_NPD
-  )
-  encoded = model.encode(image_RPD, prompts, encode_key)
+  batches = [(name,) for name in names] if prompts_apart else [names]
+  encode_keys = [encode_key]
+  if len(batches) > 1:
+    encode_keys = layers.split(encode_key, len(batches))
   hidden = []
-  for index, name in enumerate(names):
-    own = _every(encoded, index, len(names))
-    target = batch[f"{name}_target"]
-    hidden.append(model.decode(*own, target, decode_keys[index]))
+  for together, encode_key in zip(batches, encode_keys, strict=True):
+    # Rows of an image are adjacent, so they stay on the device that has it.
+    prompts = jnp.stack([batch[f"{name}_prompt"] for name in together], axis=1)
+    prompts = prompts.reshape(-1, prompts.shape[-1])
+    repeat = functools.partial(_repeat, rows=len(prompts))
+    encoded = model.encode(jax.tree.map(repeat, image_NPD), prompts, encode_key)
+    for index, name in enumerate(together):
+      own = _every(encoded, index, len(together))
+      target, decode_key = batch[f"{name}_target"], decode_keys[len(hidden)]
+      hidden.append(model.decode(*own, target, decode_key))
   nats_BT, log_z_BT = chunked.token_nats(
     model.output(jnp.concatenate(hidden, axis=1)),
     jnp.concatenate([batch[f"{name}_target"] for name in names], axis=1),
@@ -87,6 +95,11 @@ def step_by_step(
   return terms.combine(
     sums["label"], sums["rationale"], totals, rationale_weight, z_loss
   )
+
+
+def _repeat(x: jax.Array, rows: int) -> jax.Array:
+  """Each row as often as gives so many."""
+  return jnp.repeat(x, rows // len(x), axis=0)
 
 
 def _every(tree: Any, start: int, stride: int) -> Any:

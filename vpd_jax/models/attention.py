@@ -171,7 +171,8 @@ def attend(
     weights = weights.reshape(batch, groups, -1, length, weights.shape[-1])
     y_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", weights, v_BKSH)
     y_BNTH = y_BKGTH.reshape(q_BNTH.shape)
-  return (y_BNTH / total_BNT1).astype(v_BKSH.dtype).swapaxes(1, 2)
+  y_BNTH = (y_BNTH.astype(jnp.float32) / total_BNT1).astype(v_BKSH.dtype)
+  return y_BNTH.swapaxes(1, 2)
 
 
 def held(

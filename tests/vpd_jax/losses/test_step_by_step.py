@@ -173,6 +173,15 @@ def test_fused_is_plain_for_groups(rows, questions):
   _assert_fused_is_plain(_grouped(batch, questions))
 
 
+def test_fused_is_plain_with_prompts_apart():
+  batch = tiny.on_device(_grouped(tiny.batch(), 2))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+    _value_and_grad(fused.step_by_step, batch, prompts_apart=True),
+    _value_and_grad(plain.step_by_step, batch),
+  )
+
+
 @pytest.mark.parametrize("loss", [plain.step_by_step, fused.step_by_step])
 def test_group_is_its_questions_apart(loss):
   """Each with a copy of the image; a filler row counts nowhere."""

@@ -116,6 +116,49 @@ def test_update_by_hand():
   np.testing.assert_allclose(linear(jnp.ones((1, 2))), [[9.0, -9.0]])
 
 
+@pytest.mark.parametrize("widths", [(6, 10), (10, 6)])
+def test_folded_is_the_sum_of_products(widths):
+  linear = layers.Linear(*widths, (None, None), rngs=layers.Keys(0))
+  lora.add(nnx.Dict(one=linear), ["one"], rank=2, alpha=3.0)
+  draw = functools.partial(jax.random.normal, jax.random.key(1))
+  _set(linear, draw((widths[0], 2)), draw((2, widths[1])))
+  graphdef, params = nnx.split(linear, nnx.Param)
+  x = draw((3, 4, widths[0]))  # 12 rows: more than the narrower side.
+  upstream = draw((3, 4, widths[1]))
+
+  def folded(linear, x):
+    assert linear.lora.is_folded(x, None)
+    return linear(x)
+
+  def apart(linear, x):
+    return x @ linear.kernel[...] + linear.lora(x)
+
+  def of(function, params, x):
+    return jnp.sum(upstream * function(nnx.merge(graphdef, params), x))
+
+  found, expected = (
+    jax.value_and_grad(functools.partial(of, function), (0, 1))(params, x)
+    for function in (folded, apart)
+  )
+  # float32: another order of sums.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    found,
+    expected,
+  )
+
+
+def test_when_an_update_is_folded():
+  linear = _linear_with_dropout(0.1)  # 400 to 5.
+  is_folded, key = linear.lora.is_folded, jax.random.key(0)
+  assert is_folded(jnp.ones((5, 400)), None)
+  assert not is_folded(jnp.ones((5, 400)), key)  # Dropout is on its input.
+  assert not is_folded(jnp.ones((2, 2, 400)), None)  # The sum costs more.
+  # Rounding to 8 bits would lose a small update.
+  assert not is_folded(jnp.ones((5, 400), jnp.bfloat16), None)
+  assert _linear_with_dropout(0.0).lora.is_folded(jnp.ones((5, 400)), key)
+
+
 def test_stacks_get_stacked_arrays_with_the_kernels_axes():
   updated = lora.add(_model(), PATTERNS, rank=3, alpha=6.0)
   up = updated.encoder.blocks.mlp.up
