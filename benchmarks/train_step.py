@@ -135,8 +135,8 @@ def speed(px: str, repeats: int) -> list[dict[str, Any]]:
     both, both_flops = _step(trainer, separate, _repeat_image(batch, questions))
     ours, our_flops = _step(trainer, fused.step_by_step, batch)
     apart = functools.partial(fused.step_by_step, prompts_apart=True)
-    programs = {"separate": both, "fused": ours}
-    programs["prompts apart"], _ = _step(trainer, apart, batch)
+    ours_apart, apart_flops = _step(trainer, apart, batch)
+    programs = {"separate": both, "fused": ours, "prompts apart": ours_apart}
     if questions == 1:
       programs |= _parts(trainer, batch)
     seconds, cpu, losses = _time(programs, repeats)
@@ -144,30 +144,23 @@ def speed(px: str, repeats: int) -> list[dict[str, Any]]:
       np.testing.assert_allclose(
         loss, losses["separate"], rtol=1e-4, err_msg=f"{case}, {name}"
       )
-    _add(
-      rows,
-      claim="fused step against two separate passes",
-      case=case,
-      px=px,
-      examples=count * questions,
-      ratio=seconds["separate"] / seconds["fused"],
-      goal=goal,
-      ratio_of_cpu=cpu["separate"] / cpu["fused"],
-      ratio_of_flops=both_flops / our_flops,
-      separate_s=seconds["separate"],
-      fused_s=seconds["fused"],
-    )
-    _add(
-      rows,
-      claim="fused step with prompts apart against two separate passes",
-      case=case,
-      px=px,
-      examples=count * questions,
-      ratio=seconds["separate"] / seconds["prompts apart"],
-      goal=goal,
-      ratio_of_cpu=cpu["separate"] / cpu["prompts apart"],
-      fused_s=seconds["prompts apart"],
-    )
+    for name, claim, flops in (
+      ("fused", "fused step", our_flops),
+      ("prompts apart", "fused step with prompts apart", apart_flops),
+    ):
+      _add(
+        rows,
+        claim=f"{claim} against two separate passes",
+        case=case,
+        px=px,
+        examples=count * questions,
+        ratio=seconds["separate"] / seconds[name],
+        goal=goal,
+        ratio_of_cpu=cpu["separate"] / cpu[name],
+        ratio_of_flops=both_flops / flops,
+        separate_s=seconds["separate"],
+        fused_s=seconds[name],
+      )
     if questions == 1:
       parts = {k: s for k, s in seconds.items() if k.startswith("part ")}
       _add(

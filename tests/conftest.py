@@ -29,8 +29,8 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Tracing makes many small objects that live on, which Python by itself looks
-# through often: in two files of tests that trace much, a tenth of their time.
+# Tracing makes many small objects that live on, and Python by itself looks
+# through them often.
 gc.set_threshold(50_000, 20, 50)
 
 

@@ -18,8 +18,8 @@ def keep_freed_memory() -> None:
   On CPU each step frees and takes the same buffers; given back, their pages
   are faulted in again each step, which on virtual machines took up to half of
   a step. All threads share one arena: those of their own hold no buffer over
-  64 MiB, and such a one was mapped and given back each time, which faulted in
-  350 MB a step of a benchmark. Does nothing elsewhere than on Linux with glibc.
+  64 MiB, and such a one is mapped and given back each time whatever the limits.
+  Does nothing elsewhere than on Linux with glibc.
   """
   if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
     return

@@ -62,9 +62,7 @@ def step_by_step(
   names = ("label", "rationale") if rationale_weight else ("label",)
   image_NPD = model.encode_image(batch["image"], jnp.dtype(dtype), image_key)
   batches = [(name,) for name in names] if prompts_apart else [names]
-  encode_keys = [encode_key]
-  if len(batches) > 1:
-    encode_keys = layers.split(encode_key, len(batches))
+  encode_keys = layers.split(encode_key, len(batches))
   hidden = []
   for together, encode_key in zip(batches, encode_keys, strict=True):
     # Rows of an image are adjacent, so they stay on the device that has it.

@@ -10,6 +10,7 @@ import pytest
 from tests import tiny
 from vpd_jax import step
 from vpd_jax.losses import fused, plain, terms
+from vpd_jax.models.pali import model as pali
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -180,6 +181,26 @@ def test_fused_is_plain_with_prompts_apart():
     _value_and_grad(fused.step_by_step, batch, prompts_apart=True),
     _value_and_grad(plain.step_by_step, batch),
   )
+
+
+@pytest.mark.parametrize("prompts_apart,rows", [(False, [8]), (True, [4, 4])])
+def test_prompts_are_one_batch_or_two(prompts_apart, rows, monkeypatch):
+  encode, seen = pali.Model.encode, []
+
+  def spy(model, image_BPD, prompt_BT, key=None):
+    seen.append(len(prompt_BT))
+    return encode(model, image_BPD, prompt_BT, key)
+
+  monkeypatch.setattr(pali.Model, "encode", spy)
+  graphdef, params = tiny.pali()
+  jax.eval_shape(
+    lambda params, batch: fused.step_by_step(
+      step.merge(graphdef, params), batch, prompts_apart=prompts_apart
+    ),
+    params,
+    tiny.on_device(tiny.batch()),
+  )
+  assert seen == rows
 
 
 @pytest.mark.parametrize("loss", [plain.step_by_step, fused.step_by_step])
