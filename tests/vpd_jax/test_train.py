@@ -20,8 +20,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return train_runs.data(tmp_path_factory.mktemp("data"))
+def data_dir():
+  return train_runs.data()
 
 
 @pytest.fixture(scope="module")

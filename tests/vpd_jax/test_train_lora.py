@@ -14,9 +14,9 @@ STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
+def config():
   config = configs.load("debug.py", f"lora=true,steps={STEPS}")
-  config.data_dir = train_runs.data(tmp_path_factory.mktemp("data"))
+  config.data_dir = train_runs.data()
   config.evaluators.validation.every_steps = STEPS
   config.evaluators.validation.modes = ("direct",)
   config.checkpoint.every_steps = 2

@@ -18,9 +18,9 @@ STEPS = 4
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
+def config():
   config = configs.load("debug.py", f"lora=true,steps={STEPS}")
-  config.data_dir = train_runs.data(tmp_path_factory.mktemp("data"))
+  config.data_dir = train_runs.data()
   config.evaluators.validation.every_steps = STEPS
   config.evaluators.validation.modes = ("direct",)
   config.checkpoint.every_steps = 2
@@ -39,8 +39,9 @@ def _with(config, **changes):
 
 def _weights(config):
   """Float weights of the config's base, by name."""
-  parts = build.build(config)
-  base = trees.flatten_with_names(initial.init_state(config, parts).all_params)
+  with train_runs.shared(config):
+    state = initial.init_state(config, build.build(config))
+  base = trees.flatten_with_names(state.all_params)
   return {n: np.asarray(x) for n, x in base.items() if not lora.is_update(n)}
 
 

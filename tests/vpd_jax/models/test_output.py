@@ -57,7 +57,8 @@ def test_logits_are_products_with_the_matrix(case, dtype):
   assert model.output(hidden).vocab_size == found.shape[-1]
 
 
-@pytest.mark.parametrize("case", FAMILIES)
+# A tied PaLI's is in losses/test_step_by_step.
+@pytest.mark.parametrize("case", sorted(set(FAMILIES) - {"pali tied"}))
 def test_fused_is_plain(case):
   graphdef, params = nnx.split(_make(case), nnx.Param)
   batch = tiny.on_device(tiny.batch())

@@ -226,17 +226,20 @@ def test_scanned_is_unrolled(dtype):
     )
 
 
-def _compiled(state, graphdef, tx):
-  return step.compile_train_step(
+@functools.cache
+def _step(dtype):
+  """(state before a step, on the host, state after it, metrics)."""
+  state, graphdef, tx = _trainer(dtype)
+  compiled = step.compile_train_step(
     state, _batch(), graphdef=graphdef, tx=tx, loss=fused.step_by_step
   )
+  before = jax.device_get(state)
+  return before, *compiled(state, _batch())
 
 
 @pytest.mark.parametrize("dtype", quantized.DTYPES)
 def test_a_step_moves_the_updates_alone(dtype, tmp_path):
-  state, *parts = _trainer(dtype)
-  before = jax.device_get(state)
-  state, metrics = _compiled(state, *parts)(state, _batch())
+  before, state, metrics = _step(dtype)
   assert np.isfinite(metrics["loss"]) and metrics["grad_norm"] > 0
   jax.tree.map(np.testing.assert_array_equal, before.frozen, state.frozen)
   for name, x in trees.flatten_with_names(state.params).items():
@@ -287,10 +290,8 @@ def test_float_kernels_of_all_layers_are_not_kept(dtype):
 
 @pytest.mark.parametrize("dtype", quantized.DTYPES)
 def test_sharded_is_unsharded(dtype):
-  state, graphdef, tx = _trainer(dtype)
-  params = jax.device_get(state.all_params)
-  expected, _ = _compiled(state, graphdef, tx)(state, _batch())
-
+  before, expected, _ = _step(dtype)
+  params = before.all_params
   state, graphdef, tx = _trainer(dtype)
   made = mesh_lib.make({"data": 2, "fsdp": 2, "tensor": 2})
   variables = nnx.state(step.merge(graphdef, params), nnx.Param)

@@ -20,14 +20,16 @@ from vpd_jax.sharding import mesh, place
 PX, PROMPT = 64, 8
 
 
+@functools.cache
 def _model(family, has_lora):
+  """(structure, parameters)."""
   sizes = lookup.module("vpd_jax.models", family, "sizes")
   make = lookup.module("vpd_jax.models", family, "model").Model
   options = sizes.get("debug") | {"image_size": PX}
   made = make(vocab_size=tiny.VOCAB, **options)
   if has_lora:
     lora.add(made, ["(encoder|decoder)/blocks/"], rank=2, alpha=2.0)
-  return made
+  return nnx.split(made, nnx.Param)
 
 
 def _batch(rows=8):
@@ -43,7 +45,7 @@ def _one_step(strategy, sizes, family="pali", has_lora=False):
   """Parameters and metrics after a step, as numpy."""
   devices = jax.devices()[: int(np.prod(list(sizes.values())))]
   made = mesh.make(sizes, devices)
-  graphdef, variables = nnx.split(_model(family, has_lora), nnx.Param)
+  graphdef, variables = _model(family, has_lora)
   params = nnx.to_pure_dict(variables)
   # Adam's first step is the gradient's sign, which is noise where a gradient
   # is 0 but for rounding (as that of a key's bias): eps makes it smooth.
