@@ -137,7 +137,11 @@ def test_options_of_flags_are_options_of_what_they_are_passed_to():
   assert batch["image"].shape[0] == 16
 
 
-@pytest.mark.parametrize("path,arg", EXPERIMENTS)
+# That of equal compute is compiled below, at its own size.
+STEPPED = [e for e in EXPERIMENTS if "equal_compute" not in e[1]]
+
+
+@pytest.mark.parametrize("path,arg", STEPPED)
 def test_experiment_takes_a_step(path, arg):
   config = configs.load(path, arg)
   _shrink(config)

@@ -117,9 +117,9 @@ def test_the_card_names_every_field_and_split(made):
     assert f"| {name} |" in card
 
 
-@pytest.mark.parametrize("num_workers", [2, 3])
-def test_more_workers_give_the_same_bytes(made, tmp_path, num_workers):
-  run.generate(get_config(num_workers=num_workers), tmp_path)
+def test_more_workers_give_the_same_bytes(made, tmp_path):
+  """Two do too: those that are killed below."""
+  run.generate(get_config(num_workers=3), tmp_path)
   assert files(tmp_path) == files(made)
 
 
@@ -130,7 +130,7 @@ def test_a_second_run_changes_nothing(made):
   assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-@pytest.mark.parametrize("num_records", [1, 5, 9, 14, 20])
+@pytest.mark.parametrize("num_records", [1, 9, 20])
 def test_killed_and_run_again_equals_unbroken(made, tmp_path, num_records):
   """Killed at a random moment after that many finished shards."""
   config_file = tmp_path / "config.json"

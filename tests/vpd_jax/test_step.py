@@ -48,14 +48,20 @@ def test_parts_have_images_with_all_their_questions():
   )
 
 
-@pytest.mark.parametrize("parts,questions", [(2, 1), (4, 1), (2, 2)])
-def test_accumulated_is_whole(parts, questions):
-  """Also where parts have 1 and 2 rationales, or none."""
+@functools.cache
+def _whole(questions=1):
+  """(state, batch, options, state after a step, metrics)."""
   batch = tiny.batch()
   batch["image"] = batch["image"][::questions]
   batch = tiny.on_device(batch)
   state, options = _trainer()
-  whole, metrics = _take(state, batch, **options)
+  return state, batch, options, *_take(state, batch, **options)
+
+
+@pytest.mark.parametrize("parts,questions", [(2, 1), (4, 1), (2, 2)])
+def test_accumulated_is_whole(parts, questions):
+  """Also where parts have 1 and 2 rationales, or none."""
+  state, batch, options, whole, metrics = _whole(questions)
   found = _take(state, batch, accumulate=parts, **options)
   jax.tree.map(_close, (whole.params, metrics), (found[0].params, found[1]))
   moved = step.join({}, whole.params)["head"]["kernel"]
@@ -64,9 +70,7 @@ def test_accumulated_is_whole(parts, questions):
 
 def test_totals_of_the_whole_batch_are_what_makes_parts_equal():
   """Means of means are not the mean where rationales are uneven."""
-  batch = tiny.on_device(tiny.batch())
-  state, options = _trainer()
-  _, metrics = _take(state, batch, **options)
+  state, batch, options, _, metrics = _whole()
 
   def own(model, batch, key, totals):
     del totals

@@ -95,12 +95,14 @@ def test_loss_falls_and_metrics_are_written(unbroken):
 def test_killed_run_goes_on_and_ends_as_an_unbroken_one(
   shell, unbroken, tmp_path
 ):
-  process = shell("train", tmp_path)
+  # Fewer modes are evaluated sooner, and change nothing that is learnt.
+  flag = "--config.evaluators.validation.modes=('direct',)"
+  process = shell("train", tmp_path, flag)
   _wait_for(tmp_path / "checkpoints" / "10", process)
   process.send_signal(signal.SIGKILL)
   _end(process)
   assert not (tmp_path / "training.json").exists()
-  code, out, err = _end(shell("train", tmp_path))
+  code, out, err = _end(shell("train", tmp_path, flag))
   assert code == 0, err
   assert "resuming at step" in out
   a, b = (train_runs.saved(workdir, 20) for workdir in (unbroken, tmp_path))
@@ -110,8 +112,9 @@ def test_killed_run_goes_on_and_ends_as_an_unbroken_one(
 
 
 def test_a_signal_ends_the_command_with_its_exit_code(shell, tmp_path):
-  process = shell("train", tmp_path, "--config.total_steps=100000")
-  _wait_for(tmp_path / "checkpoints" / "5", process)
+  flags = ("--config.total_steps=100000", "--config.checkpoint.every_steps=2")
+  process = shell("train", tmp_path, *flags)
+  _wait_for(tmp_path / "checkpoints" / "2", process)
   process.send_signal(signal.SIGTERM)
   code, _, err = _end(process)
   assert code == 143
