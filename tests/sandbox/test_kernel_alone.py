@@ -4,6 +4,7 @@ Each returns what the attempt came to; see `contained.PRELUDE` for `said_by`
 (a Python call's result, or the name of its error) and `c` (a C call's).
 """
 
+import ctypes
 import os
 import pathlib
 import platform
@@ -164,9 +165,11 @@ def test_a_module_is_not_found_on_disk(ungated):
 
 
 def test_a_library_is_not_loaded(ungated):
+  # Of the C library's own, one that no Python has loaded; some have libz.
+  ctypes.CDLL("libresolv.so.2")
   body = """
 try:
-  ctypes.CDLL("libz.so.1")
+  ctypes.CDLL("libresolv.so.2")
 except OSError as e:
   return str(e)"""
   outcome = contained.run_ungated(ungated, body)
