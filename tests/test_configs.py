@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from data_gen import stage
-from tests import configs, train_runs
+from tests import configs
 from vpd_jax import build, initial
 
 EXPERIMENTS = (
@@ -145,12 +145,10 @@ STEPPED = [e for e in EXPERIMENTS if "equal_compute" not in e[1]]
 def test_experiment_takes_a_step(path, arg):
   config = configs.load(path, arg)
   _shrink(config)
-  with train_runs.shared(config):  # Arms that differ in their data alone.
-    parts = build.build(config)
-    state = initial.init_state(config, parts)
-    batch = _batch(config, parts, rows=8)
-    compiled = build.compile_step(config, parts, state, batch)
-  state, metrics = compiled(state, batch)
+  parts = build.build(config)
+  state = initial.init_state(config, parts)
+  batch = _batch(config, parts, rows=8)
+  state, metrics = build.compile_step(config, parts, state, batch)(state, batch)
   assert int(state.step) == 1
   assert math.isfinite(float(metrics["loss"]))
 

@@ -50,8 +50,9 @@ def train(config: Any, workdir: pathlib.Path) -> str:
   return out.getvalue()
 
 
-# Of a config: a run's name, when it saves, evaluates and logs, what it reads.
-_OF_THE_LOOP = (
+# Of a config, what no model, state or step depends on: a run's name, when it
+# saves, evaluates and logs, which examples it reads.
+_NOT_BUILT = (
   *("arm", "checkpoint", "data_dir", "evaluators", "log", "log_every_steps"),
   *("profile", "select"),
 )
@@ -62,10 +63,12 @@ _MADE: dict[tuple[str, str], Any] = {}
 def shared(config: Any) -> Iterator[None]:
   """Inside, a config is built and its step compiled once for all like it."""
   said = config.to_dict()
-  for name in _OF_THE_LOOP:
+  for name in _NOT_BUILT:
     said.pop(name, None)
   said["input"] = {k: v for k, v in said["input"].items() if k != "data"}
   key = json.dumps(said, sort_keys=True, default=str)
+
+  initial_state = initial.init_state
 
   def once(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(make)
@@ -87,7 +90,6 @@ def shared(config: Any) -> Iterator[None]:
       parts.state,
     )
 
-  initial_state = initial.init_state
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(build, "build", once("parts", build.build))
     patch.setattr(build, "compile_step", once("step", build.compile_step))
