@@ -4,8 +4,9 @@ r"""Trains: config -> build -> loop. The whole run reads top to bottom.
         --config.optim.lr=3e-4
 
 Run again with the same workdir, it goes on from the last checkpoint, and ends
-as an unbroken run would have. A step that is the best so far is saved too. Where a run starts, by one rule: from its own
-checkpoint in the workdir, else from config.init, else from fresh weights.
+as an unbroken run would have. A step that is the best so far is saved too.
+Where a run starts, by one rule: from its own checkpoint in the workdir, else
+from config.init, else from fresh weights.
 
 SIGTERM or Ctrl-C: it saves after the step under way, on all hosts at one step,
 and ends with 143 or 130; an evaluation that is due then is done when the run
