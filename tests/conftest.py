@@ -14,6 +14,8 @@ os.environ["XLA_FLAGS"] = (
   f"{xla_flags.FLAGS} {os.environ.get('XLA_FLAGS', '')}"
   " --xla_force_host_platform_device_count=8"
 )
+# Nobody reads which line an operation of a compiled program came from.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # A program is compiled once for all workers, and for the commands they start;
 # small ones are compiled again sooner than written.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -5,7 +5,6 @@ import contextlib
 import functools
 import io
 import json
-import os
 import pathlib
 import shutil
 import tempfile
@@ -20,13 +19,6 @@ from tests import configs, entries
 from vpd_jax import build, initial, trees
 from vpd_jax.checkpoint import store
 from vpd_jax.logs import writer
-
-
-def env() -> dict[str, str]:
-  """Of a command: one device, as a user's."""
-  flags = os.environ["XLA_FLAGS"].split()
-  kept = [flag for flag in flags if "device_count" not in flag]
-  return dict(os.environ) | {"XLA_FLAGS": " ".join(kept)}
 
 
 @functools.cache

@@ -21,7 +21,8 @@ def of_run() -> dict[str, Any]:
   Returns:
     distributed: as in `distributed.connect`; not set: what the launcher says.
     log: wandb, a project of Weights & Biases; "": none.
-    profile: start_step, num_steps, as in `logs.profile.Window`; 0: none.
+    profile: start_step, num_steps, has_python, as in `logs.profile.Window`; 0:
+      none.
   """
   return {
     "distributed": {
@@ -32,7 +33,7 @@ def of_run() -> dict[str, Any]:
       "heartbeat_s": config_dict.placeholder(float),
     },
     "log": {"wandb": ""},
-    "profile": {"start_step": 0, "num_steps": 3},
+    "profile": {"start_step": 0, "num_steps": 3, "has_python": False},
   }
 
 

@@ -14,6 +14,7 @@ from absl import flags
 from absl.testing import flagsaver
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tests import entries
 from tests.vpd_jax.checkpoint import test_big_vision
 from vpd_jax import convert as command
 from vpd_jax import trees
@@ -547,11 +548,11 @@ def test_from_a_shell(tmp_path, foreign, rest):
   assert done.returncode == 0, done.stderr
   assert f"wrote {tmp_path / 'ours'}: 0.0 MB" in done.stdout
   check(tmp_path / "ours", numbers())
-  done = run(
-    f"--from={tmp_path / 'ours'}", f"--to={tmp_path / '8'}", "--image_px=8"
+  said = entries.call(
+    *("convert", f"--from={tmp_path / 'ours'}", f"--to={tmp_path / '8'}"),
+    "--image_px=8",
   )
-  assert done.returncode == 0, done.stderr
-  assert "positions: of 6 pixels, for 8 now, bicubic" in done.stdout
+  assert "positions: of 6 pixels, for 8 now, bicubic" in said
   assert model_folder.read(tmp_path / "8").options["image_size"] == 8
   file = tmp_path / "image" / hf.WEIGHTS
   file.write_bytes(file.read_bytes()[:-10])
@@ -562,6 +563,8 @@ def test_from_a_shell(tmp_path, foreign, rest):
   assert done.returncode == 1
   assert f"error: {file} (" in done.stderr and "cut off or" in done.stderr
   assert "Traceback" not in done.stderr
-  done = run(f"--from={foreign['text']}", f"--to=hf:{tmp_path / 'x'}")
-  assert done.returncode == 1
-  assert "error: --to=hf:DIR writes a model of ours" in done.stderr
+  message = "--to=hf:DIR writes a model of ours"
+  with pytest.raises(ValueError, match=message):
+    entries.call(
+      "convert", f"--from={foreign['text']}", f"--to=hf:{tmp_path / 'x'}"
+    )

@@ -1,16 +1,13 @@
 """A trained model leaves: as a folder of ours, as transformers', as peft's."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
-from tests import configs, xla_flags
+from tests import configs, entries
 from vpd_jax import build, initial, run_export, run_record, trees
 from vpd_jax.checkpoint import (
   convert,
@@ -40,10 +37,8 @@ OPTIONS = dict(
 )
 PARTS = ("text", "image")
 PATTERNS = ("(encoder|decoder)/blocks/", "vit/blocks/attention/(query|value)$")
-# One device, as a user's; not the tests' eight.
-ENV = os.environ | {"XLA_FLAGS": xla_flags.FLAGS}
 CONFIG = """
-from tests import configs, xla_flags
+from tests import configs
 
 
 def get_config():
@@ -80,18 +75,6 @@ def write_foreign(folder, options=None):
     )
 
 
-def run(entry, *flags):
-  done = subprocess.run(
-    [sys.executable, "-m", f"vpd_jax.{entry}", *flags],
-    capture_output=True,
-    text=True,
-    cwd=configs.ROOT,
-    env=ENV,
-  )
-  assert done.returncode == 0, done.stderr
-  return done.stdout
-
-
 def whole(folder):
   return {n: x.whole() for n, x in model_folder.read(folder).arrays.items()}
 
@@ -101,7 +84,7 @@ def world(tmp_path_factory):
   """A folder with base/, run/, out/, peft/ and hf/, each made by a command."""
   folder = tmp_path_factory.mktemp("export")
   write_foreign(folder)
-  run(
+  entries.call(
     "convert",
     *(f"--{part}=hf:{folder / part}" for part in PARTS),
     f"--to={folder / 'base'}",
@@ -110,14 +93,14 @@ def world(tmp_path_factory):
   base = str(folder / "base")
   config.write_text(CONFIG.format(base=base, patterns=PATTERNS))
   ours = (f"--config={config}", f"--workdir={folder / 'run'}")
-  said = run("train", *ours)
+  said = entries.call("train", *ours)
   assert f"starting at step 0 from config.init={base}" in said
-  said = run(
+  said = entries.call(
     "export", *ours, f"--out={folder / 'out'}", f"--peft={folder / 'peft'}"
   )
   assert f"wrote {folder / 'out'}: step 2, float32" in said
   assert f"wrote {folder / 'peft' / 'image'}: adapter, step 2" in said
-  run("convert", f"--from={folder / 'out'}", f"--to=hf:{folder / 'hf'}")
+  entries.call("convert", f"--from={folder / 'out'}", f"--to=hf:{folder / 'hf'}")
   return folder
 
 
@@ -154,7 +137,7 @@ def test_adapters_leave_and_come_back(world, tmp_path):
   # As transformers 5 calls the modules of a SiglipVisionModel.
   name = "base_model.model.encoder.layers.1.self_attn.q_proj.lora_A.weight"
   assert found[name].shape == (2, 8)
-  said = run(
+  said = entries.call(
     "convert",
     f"--from={world / 'base'}",
     f"--peft={world / 'peft'}",

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from tests import configs, train_runs
+from tests import configs, entries, train_runs
 from vpd_jax.checkpoint import store
 from vpd_jax.logs import writer
 
@@ -26,7 +26,7 @@ def data_dir():
 
 @pytest.fixture(scope="module")
 def shell(data_dir):
-  """Starts a command as a user does."""
+  """Starts a command as a user does; on eight devices, as runs in here."""
 
   def start(entry, workdir, *flags):
     return subprocess.Popen(
@@ -41,7 +41,6 @@ def shell(data_dir):
       stderr=subprocess.PIPE,
       text=True,
       cwd=ROOT,
-      env=train_runs.env(),
     )
 
   return start
@@ -54,10 +53,9 @@ def _end(process):
 
 
 @pytest.fixture(scope="module")
-def unbroken(shell, tmp_path_factory):
+def unbroken(data_dir, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("unbroken")
-  code, _, err = _end(shell("train", workdir))
-  assert code == 0, err
+  train_runs.train(_config(data_dir), workdir)
   return workdir
 
 
@@ -140,11 +138,11 @@ def test_evaluate_writes_predictions(shell, unbroken):
 
 
 def test_export_is_a_start_and_refused_by_another_model(
-  shell, data_dir, unbroken, tmp_path
+  data_dir, unbroken, tmp_path
 ):
   out = tmp_path / "weights.npz"
-  code, _, err = _end(shell("export", unbroken, f"--out={out}"))
-  assert code == 0, err
+  config = f"--config={ROOT}/configs/debug.py"
+  entries.call("export", config, f"--workdir={unbroken}", f"--out={out}")
   changes = {"init": str(out), "total_steps": 5, "evaluators": {}, "select": ""}
   train_runs.train(_config(data_dir, **changes), tmp_path / "run")
   first = writer.read(tmp_path / "run")[0]["loss"]

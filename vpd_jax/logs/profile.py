@@ -13,7 +13,11 @@ class Window:
   """Traces the steps start_step, ..., start_step + num_steps - 1."""
 
   def __init__(
-    self, folder: pathlib.Path, start_step: int = 0, num_steps: int = 3
+    self,
+    folder: pathlib.Path,
+    start_step: int = 0,
+    num_steps: int = 3,
+    has_python: bool = False,
   ):
     """Starts nothing yet.
 
@@ -22,6 +26,8 @@ class Window:
       start_step: the first step that is traced; 1 is a run's first, which
         pays for much that later ones do not. 0: none is traced.
       num_steps: how many are.
+      has_python: whether calls of Python are in the trace too. They make the
+        steps slower, and writing the trace takes seconds more.
 
     Raises:
       ValueError: if there are no such steps.
@@ -33,6 +39,8 @@ class Window:
       )
     self._folder = folder
     self._steps = range(start_step, start_step + num_steps * bool(start_step))
+    self._options = jax.profiler.ProfileOptions()
+    self._options.python_tracer_level = int(has_python)
     self._is_on = False
 
   def is_edge(self, next_step: int) -> bool:
@@ -46,7 +54,7 @@ class Window:
     if self._is_on:
       self.close()
     else:
-      jax.profiler.start_trace(self._folder)
+      jax.profiler.start_trace(self._folder, profiler_options=self._options)
       self._is_on = True
 
   def close(self) -> None:
