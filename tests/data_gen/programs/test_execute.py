@@ -116,7 +116,7 @@ def small(tmp_path):
   """The grammar's own programs for a few images, up to the stage `runs`."""
   return configs.tiny_world() | {
     "stages": ("questions", "programs", "runs"),
-    "splits": {"train": {"num_images": 4, "num_shards": 2}},
+    "splits": {"train": {"num_images": 2, "num_shards": 2}},
   }
 
 
