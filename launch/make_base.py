@@ -54,8 +54,7 @@ def main() -> None:
       f"--config.init={init}",
       f"--workdir={args.workdir / phase}",
     ]
-    run("-m", "vpd_jax.train", *flags)
-    run("-m", "vpd_jax.evaluate", *flags)
+    run("-m", "vpd_jax.train", *flags, "--evaluate")
     run("-m", "vpd_jax.export", *flags, f"--out={out}")
     init = str(out)
 

@@ -172,9 +172,9 @@ class Study:
     if arm.arm == "replay":
       base_data = self.workdir / "base_data" / "mixture" / "examples"
       flags.append(f"--config.input.data.base.dir={base_data}")
-    self.run(f"train {name}", ["-m", "vpd_jax.train", *flags], cores)
     if not (folder / "evaluation.json").exists():
-      self.run(f"evaluate {name}", ["-m", "vpd_jax.evaluate", *flags], cores)
+      flags.append("--evaluate")
+    self.run(f"train {name}", ["-m", "vpd_jax.train", *flags], cores)
 
   def report(self) -> None:
     """Writes WORKDIR/report and prints the table."""

@@ -3,6 +3,9 @@ r"""Trains: config -> build -> loop. The whole run reads top to bottom.
     python -m vpd_jax.train --config=configs/world_vpd.py --workdir=runs/vpd \
         --config.optim.lr=3e-4
 
+With --evaluate, what `python -m vpd_jax.evaluate` does follows when it has
+ended, without a second start.
+
 Run again with the same workdir, it goes on from the last checkpoint, and ends
 as an unbroken run would have. A step that is the best so far is saved too.
 Where a run starts, by one rule: from its own checkpoint in the workdir, else
@@ -34,6 +37,9 @@ flags.mark_flag_as_required("config")
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where the run is written.", required=True
 )
+EVALUATE = flags.DEFINE_bool(
+  "evaluate", False, "Evaluate the run when it has ended."
+)
 # What a checkpoint says beside the state, and "seconds" by kind.
 _NOTES = {"best_value": None, "best_step": 0, "is_evaluation_due": False}
 START_RULE = "its own checkpoint, else config.init, else fresh weights"
@@ -41,11 +47,13 @@ START_RULE = "its own checkpoint, else config.init, else fresh weights"
 
 def main(_) -> None:
   """Runs the flags' config."""
-  from vpd_jax import distributed, host
+  from vpd_jax import distributed, host, run_evaluation
 
   host.keep_freed_memory()
   with distributed.start(CONFIG.value.get("distributed")):
     train(CONFIG.value, WORKDIR.value)
+    if EVALUATE.value:
+      run_evaluation.write(CONFIG.value, WORKDIR.value)
 
 
 def train(config, workdir: str) -> None:

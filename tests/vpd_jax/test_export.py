@@ -100,7 +100,9 @@ def world(tmp_path_factory):
   )
   assert f"wrote {folder / 'out'}: step 2, float32" in said
   assert f"wrote {folder / 'peft' / 'image'}: adapter, step 2" in said
-  entries.call("convert", f"--from={folder / 'out'}", f"--to=hf:{folder / 'hf'}")
+  entries.call(
+    "convert", f"--from={folder / 'out'}", f"--to=hf:{folder / 'hf'}"
+  )
   return folder
 
 

@@ -81,7 +81,6 @@ def _unsharded(family="pali", has_lora=False):
     ("data_parallel", {"replica": 2, "data": 4}, "pali", False),
     ("fsdp", {"replica": 2, "data": 2, "fsdp": 2}, "pali", False),
     ("fsdp", {"fsdp": 2, "sequence": 4}, "pali", False),
-    ("fsdp_tensor", {"replica": 2, "fsdp": 2, "tensor": 2}, "pali", False),
     ("fsdp_tensor", {"fsdp": 2, "sequence": 2, "tensor": 2}, "pali", False),
     ("fsdp_tensor", {"fsdp": 2, "sequence": 2, "tensor": 2}, "pali", True),
     (
