@@ -23,7 +23,7 @@ from vpd_jax import (
   trees,
 )
 from vpd_jax.checkpoint import model_folder
-from vpd_jax.input import mixture, pipeline, tasks, tokens
+from vpd_jax.input import mixture, pipeline, preprocess, tasks, tokens
 from vpd_jax.logs import mfu
 from vpd_jax.models import lora, quantized
 from vpd_jax.sharding import mesh as mesh_lib
@@ -174,7 +174,7 @@ def build(config: Any) -> Parts:
     tokenizer=tokenizer,
     lengths=lengths,
     image_px=config.input.image_px,
-    row_options=_row_options(config),
+    row_options=_row_options(config, options),
     options=options,
     updates=updates,
     make_model=make_model,
@@ -276,22 +276,24 @@ def _model_options(config, vocab_size: int) -> dict[str, Any]:
     own = sizes.get(size) | {"vocab_size": vocab_size}
     own |= {"image_size": config.input.image_px}
   options = own | options | {"seed": config.seed}
-  if options["image_size"] != config.input.image_px:
+  image_px = config.input.image_px
+  if options.get("has_naflex_vit", False):
+    if image_px % _patch_px(options):
+      raise ValueError(
+        f"config.input.image_px={image_px} is not a multiple of the NaFlex"
+        f" tower's patches of {_patch_px(options)} pixels: a picture has at"
+        " most as many of them as a square of that side."
+      )
+  elif options["image_size"] != image_px:
     raise ValueError(
-      f"config.input.image_px={config.input.image_px}, but the model takes"
+      f"config.input.image_px={image_px}, but the model takes"
       f" {options['image_size']}. Weights for another size are made with"
       " python -m vpd_jax.convert --image_px."
-    )
-  if options.get("has_naflex_vit", False):
-    raise ValueError(
-      "has_naflex_vit=True: the input pipeline makes square pictures; a NaFlex"
-      " tower takes patches of pictures of any shape, and is for decoding from"
-      " Python (input.preprocess.naflex). Train with an image tower of one size."
     )
   return options
 
 
-def _row_options(config) -> dict[str, Any]:
+def _row_options(config, model_options) -> dict[str, Any]:
   """Of `tasks.to_arrays`: the config's, and what the weights' folder says."""
   section = config_sections.given(config.input)
   options = {key: section[key] for key in ROW_KEYS if key in section}
@@ -305,6 +307,15 @@ def _row_options(config) -> dict[str, Any]:
           f' out; if you mean it, change "image" in {folder}'
           f"/{model_folder.NAME}."
         )
+  if model_options.get("has_naflex_vit", False):
+    kernel = preprocess.FAMILIES["siglip2_naflex"].kernel
+    options = {"image_kernel": kernel} | options
+    options["image_patch_px"] = _patch_px(model_options)
+    if "image_resize_px" in options:
+      raise ValueError(
+        "config.input.image_resize_px is for squares of pixels; this model's"
+        " image tower is a NaFlex, whose patches have a picture's own shape."
+      )
   return options
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import configs
+from tests import configs, train_runs
 from tests.vpd_jax import test_convert, test_export
-from vpd_jax import build, run_record
+from vpd_jax import build, run_evaluation, run_export, run_record
 from vpd_jax.checkpoint import exchange, hf, model_folder
 from vpd_jax.input import pipeline, tasks
 from vpd_jax.models.blip2 import sizes as blip2_sizes
@@ -160,8 +160,9 @@ def test_what_is_no_way_to_resize_is_named(ours):
     model_folder.read(ours)
 
 
-def test_a_naflex_tower_is_not_trained(tmp_path, foreign):
-  (tmp_path / "image" / "preprocessor_config.json").unlink()
+@pytest.fixture
+def of_patches(tmp_path, foreign):
+  """Parts of which the tower is a NaFlex: 3 x 3 positions, patches of 2."""
   config = hf.read_config(tmp_path / "image")
   del config["image_size"]
   config |= {"model_type": "siglip2_vision_model", "num_patches": 9}
@@ -169,11 +170,61 @@ def test_a_naflex_tower_is_not_trained(tmp_path, foreign):
   name = "vision_model.embeddings.patch_embedding.weight"
   arrays[name] = arrays[name].reshape(len(arrays[name]), -1)
   hf.write(tmp_path / "naflex", config, test_convert.wrapped(arrays))
-  parts = foreign | {"image": f"hf:{tmp_path / 'naflex'}"}
-  exchange.bring_in(parts, tmp_path / "ours", FLOAT)
-  message = "has_naflex_vit=True: the input pipeline makes square pictures; "
+  processor = {k: x for k, x in PROCESSOR.items() if k != "size"}
+  processor |= {"resample": 3, "patch_size": 2, "max_num_patches": 16}
+  (tmp_path / "naflex" / "preprocessor_config.json").write_text(
+    json.dumps(processor)
+  )
+  return foreign | {"image": f"hf:{tmp_path / 'naflex'}"}
+
+
+def test_a_naflex_tower_is_trained_evaluated_and_leaves(tmp_path, of_patches):
+  report = exchange.bring_in(of_patches, tmp_path / "ours", FLOAT)
+  assert (
+    "pictures: bicubic, in patches of their own shape, as"
+    " preprocessor_config.json says; as many as there: config.input.image_px=8"
+  ) in report
+  config = config_of(tmp_path / "ours")
+  config.data_dir, config.input.image_px = train_runs.data(), 8
+  config.total_steps = 2
+  config.optim.warmup_steps = 0
+  train_runs.train(config, tmp_path / "run")
+  run_evaluation.write(config, str(tmp_path / "run"))
+  report = json.loads((tmp_path / "run/evaluation.json").read_text())
+  assert report["splits"]["validation"]["num_questions"] == 12
+  run_export.write(config, str(tmp_path / "run"), str(tmp_path / "out"))
+  out, ours = (model_folder.read(tmp_path / name) for name in ("out", "ours"))
+  assert out.image == ours.image == {"kernel": "bicubic"}
+  assert out.options == ours.options
+  assert "vit/positions" in {
+    name
+    for name, x in out.arrays.items()
+    if (x.whole() != ours.arrays[name].whole()).any()
+  }
+  exchange.export(tmp_path / "out", tmp_path / "hf", FLOAT)
+  exchange.bring_in(
+    {part: f"hf:{tmp_path / 'hf' / part}" for part in of_patches},
+    tmp_path / "again",
+    FLOAT,
+    projection=tmp_path / "out",
+  )
+  for name, x in model_folder.read(tmp_path / "again").arrays.items():
+    np.testing.assert_array_equal(x.whole(), out.arrays[name].whole(), name)
+
+
+def test_what_a_naflex_tower_cannot_see_is_named(tmp_path, of_patches):
+  exchange.bring_in(of_patches, tmp_path / "ours", FLOAT)
+  config = config_of(tmp_path / "ours")
+  config.input.image_px = 9
+  with pytest.raises(ValueError, match=r"image_px=9 is not a multiple of the"):
+    build.build(config)
+  config = config_of(tmp_path / "ours", image_resize_px=8)
+  with pytest.raises(ValueError, match=r"image_resize_px is for squares"):
+    build.build(config)
+  edit(tmp_path / "naflex" / "preprocessor_config.json", resample=0)
+  message = r"preprocessor_config.json: it asks for .*'resample': 0"
   with pytest.raises(ValueError, match=message):
-    build.build(config_of(tmp_path / "ours"))
+    exchange.bring_in(of_patches, tmp_path / "2", FLOAT)
 
 
 def test_a_retrieval_model_is_not_trained(tmp_path):

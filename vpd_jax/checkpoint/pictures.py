@@ -46,9 +46,7 @@ def read(
   """
   found = _processor(pathlib.Path(directory))
   if options.get("has_naflex_vit", False):
-    if found:
-      _check_scale(found[0], found[1], family)
-    return {}, []
+    return _of_patches(found, family)
   # All towers of transformers have this default.
   side = tower(hf.read_config(directory)).get("image_size", 224)
   image: dict[str, Any] = {}
@@ -75,6 +73,29 @@ def read(
     f"{line}; resized to {side} pixels, of which patches cover the first"
     f" {options['image_size']}"
   ]
+
+
+def _of_patches(
+  found: tuple[pathlib.Path, dict[str, Any]] | None, family: str
+) -> tuple[dict[str, Any], list[str]]:
+  """As `read`, of a NaFlex."""
+  if not found:
+    return {}, []
+  path, config = found
+  _check_scale(path, config, family)
+  try:
+    kernel = preprocess.kernel_of(config)
+  except ValueError as e:
+    raise ValueError(f"{path}: {e}") from e
+  line = (
+    f"pictures: {kernel}, in patches of their own shape, as {path.name} says"
+  )
+  side = math.isqrt(config.get("max_num_patches", 0)) * config.get(
+    "patch_size", 0
+  )
+  if side:
+    line += f"; as many as there: config.input.image_px={side}"
+  return {"kernel": kernel}, [line]
 
 
 def _processor(

@@ -18,6 +18,7 @@ from vpd_jax import distributed, step
 from vpd_jax.decode import loop
 from vpd_jax.evaluators import rationale, scoring
 from vpd_jax.input import mixture, pipeline, records, tasks
+from vpd_jax.models import naflex
 from vpd_jax.sharding import place
 
 MODES = ("direct", "rationale")
@@ -146,11 +147,12 @@ class Evaluator:
   def _decode(self, params, batch, mode) -> dict[int, str]:
     parts = self._parts
     task = "label" if mode == "direct" else "rationale"
-    inputs = {"image": batch["image"], "prompt": batch[f"{task}_prompt"]}
+    inputs = {k: x for k, x in batch.items() if k.startswith("image")}
+    inputs["prompt"] = batch[f"{task}_prompt"]
     inputs = place.put_batch(inputs, parts.batch_sharding)
     ids = _greedy(
       params,
-      inputs["image"],
+      naflex.picture(inputs),
       inputs["prompt"],
       graphdef=parts.graphdef,
       max_new_tokens=getattr(parts.lengths, task),

@@ -84,7 +84,7 @@ class ExampleSource:
     """Arrays of `tasks.to_arrays` with leading axes.
 
     Returns:
-      image uint8[1, image_px, image_px, 3], the others
+      What the image tower is given [1, ...], the others
       [questions_per_image, ...]. A row that fills up is the first one's with
       all weights 0.
 
@@ -127,7 +127,7 @@ class ExampleSource:
     numbers = self._numbers(unit)
     first = self.record(numbers[0])
     rows = self.arrays(first)
-    image = rows.pop("image")
+    image = {k: rows.pop(k) for k in list(rows) if k.startswith("image")}
     texts = [rows]
     for number in numbers[1:]:
       if number < 0:
@@ -142,7 +142,7 @@ class ExampleSource:
           " input.questions_per_image=1."
         )
       texts.append(self._tokenize(record))
-    return {"image": image[None]} | {
+    return {key: x[None] for key, x in image.items()} | {
       key: np.stack([text[key] for text in texts]) for key in rows
     }
 

@@ -140,7 +140,7 @@ def train_batches(
 
   Returns:
     Iterator of dicts of arrays as `tasks.to_arrays` returns, with a leading
-    axis: len(rows) for texts, len(rows) / questions_per_image for `image`.
+    axis: len(rows) for texts, len(rows) / questions_per_image for images.
 
   Raises:
     FileNotFoundError: if a data set is not there.
@@ -161,6 +161,7 @@ def train_batches(
       seed=seed,
       units=units,
       questions_per_image=questions_per_image,
+      image_patch_px=options.get("image_patch_px"),
     )
     about["synthetic"] = True
     return TrainBatches(made, num_threads=0, num_workers=0, about=about)

@@ -58,6 +58,7 @@ FAMILIES: Mapping[str, Pixels] = types.MappingProxyType(
 # are off where it says nothing, and steps that are on.
 _OFF = ("do_pan_and_scan", "do_center_crop", "do_pad", "do_flip_channel_order")
 _ON = ("do_resize", "do_rescale", "do_normalize")
+_KERNELS = {int(number): name for name, number in images.KERNELS.items()}
 _NEEDED = ("size", "resample", "image_mean", "image_std")
 
 
@@ -82,30 +83,52 @@ def from_hf(config: Mapping[str, Any]) -> tuple[Pixels, int]:
     raise ValueError(
       f"{what} lacks {missing}.{hint if 'max_num_patches' in config else ''}"
     )
-  wrong = [name for name in _OFF if config.get(name)]
-  wrong += [name for name in _ON if not config.get(name, True)]
-  factor = config.get("rescale_factor", 1 / 255)
-  if not math.isclose(factor, 1 / 255, rel_tol=1e-6):
-    wrong.append("rescale_factor")
+  wrong = _other_steps(config)
   size = config["size"]
   if isinstance(size, int):
     size = {"height": size, "width": size}
   if set(size) != {"height", "width"} or size["height"] != size["width"]:
     wrong.append("size")
-  kernels = {int(number): name for name, number in images.KERNELS.items()}
-  if config["resample"] not in kernels:
+  if config["resample"] not in _KERNELS:
     wrong.append("resample")
   if wrong:
     found = {name: config[name] for name in wrong}
     raise ValueError(
       f"{what} asks for what is not computed here: {found}. A picture is"
       " resized to a square, divided by 255, and its mean and deviation taken"
-      f" out; resample is one of {kernels}."
+      f" out; resample is one of {_KERNELS}."
     )
   mean, std = tuple(config["image_mean"]), tuple(config["image_std"])
   if len(mean) != 3 or len(std) != 3:
     raise ValueError(f"{what} has no 3 channels: {mean=}, {std=}.")
-  return Pixels(kernels[config["resample"]], mean, std), size["height"]
+  return Pixels(_KERNELS[config["resample"]], mean, std), size["height"]
+
+
+def kernel_of(config: Mapping[str, Any]) -> str:
+  """The kernel that a preprocessor_config.json of NaFlex asks for.
+
+  Raises:
+    ValueError: if it is none that we compute, or there are other steps.
+  """
+  number = config.get("resample", 2)  # The default of transformers.
+  wrong = {name: config[name] for name in _other_steps(config)}
+  if number not in _KERNELS or wrong:
+    raise ValueError(
+      f"it asks for what is not computed here: {wrong | {'resample': number}}."
+      f" A picture is resized, divided by 255, and its mean and deviation taken"
+      f" out; resample is one of {_KERNELS}."
+    )
+  return _KERNELS[number]
+
+
+def _other_steps(config: Mapping[str, Any]) -> list[str]:
+  """Fields that ask for other steps than ours."""
+  wrong = [name for name in _OFF if config.get(name)]
+  wrong += [name for name in _ON if not config.get(name, True)]
+  factor = config.get("rescale_factor", 1 / 255)
+  if not math.isclose(factor, 1 / 255, rel_tol=1e-6):
+    wrong.append("rescale_factor")
+  return wrong
 
 
 def naflex(

@@ -21,6 +21,7 @@ class SyntheticSource:
     seed: int,
     units: Sequence[int],
     questions_per_image: int = 1,
+    image_patch_px: int | None = None,
   ):
     """Makes the batch.
 
@@ -32,6 +33,8 @@ class SyntheticSource:
       seed: of the draws.
       units: images of the global batch that this process has.
       questions_per_image: rows per image.
+      image_patch_px: side of patches, as in `tasks.to_arrays`; each image is
+        a square of them.
     """
     self._batch_size = batch_size
     special = (tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id)
@@ -45,6 +48,13 @@ class SyntheticSource:
       rng = np.random.default_rng([seed, unit])
       image = rng.integers(0, 256, (1, image_px, image_px, 3), np.uint8)
       part = {"image": image}
+      if image_patch_px:
+        side = image_px // image_patch_px
+        part = {
+          "image": image.reshape(1, side**2, -1),
+          "image_mask": np.ones((1, side**2), bool),
+          "image_grid": np.full((1, 2), side, np.int32),
+        }
       for task, target_length in (
         ("label", lengths.label),
         ("rationale", lengths.rationale),

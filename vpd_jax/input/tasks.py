@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vpd_jax.input import images
+from vpd_jax.input import images, preprocess
 from vpd_jax.input.tokens import Tokenizer
 
 LABEL_SUFFIX = "Answer with a single word or phrase."
@@ -48,6 +48,7 @@ def to_arrays(
   image_px: int,
   image_kernel: str = images.DEFAULT_KERNEL,
   image_resize_px: int | None = None,
+  image_patch_px: int | None = None,
   **options: Any,
 ) -> dict[str, np.ndarray]:
   """One row of a batch.
@@ -61,10 +62,15 @@ def to_arrays(
       tower's own is in `preprocess.FAMILIES`.
     image_resize_px: side that a picture is resized to, where the tower sees
       only its first image_px rows and columns; None: image_px.
+    image_patch_px: side of the patches of a NaFlex tower, which sees a picture
+      close to its own shape: in at most as many as the square has. None: the
+      picture is made that square.
     **options: of `tokenize`.
 
   Returns:
-    image uint8[image_px, image_px, 3]; label_prompt and rationale_prompt
+    image uint8[image_px, image_px, 3], or as `preprocess.naflex` gives them
+    image uint8[P, image_patch_px**2 * 3], image_mask bool[P] and image_grid
+    int32[2], with P = (image_px / image_patch_px)**2; label_prompt and rationale_prompt
     int32[S]; label_target int32[T1], label_weights float32[T1];
     rationale_target int32[T2], rationale_weights float32[T2]. Weights are 1 on
     a target's tokens and its end, 0 on padding, and all 0 where the record has
@@ -72,17 +78,31 @@ def to_arrays(
 
   Raises:
     TooLongError: if a text does not fit; nothing is cut.
-    ValueError: if the image cannot be decoded, or image_resize_px is less than
-      image_px.
+    ValueError: if the image cannot be decoded, image_resize_px is less than
+      image_px or given with patches, or these do not fill the square.
   """
   side = image_resize_px or image_px
   if side < image_px:
     raise ValueError(f"image_resize_px={side} is less than {image_px=}.")
   arrays = tokenize(record, tokenizer, lengths, **options)
   name = f"image {record['image_id']!r} of record {record['example_id']!r}"
-  image = images.decode(record["image"], side, name, image_kernel)
-  arrays["image"] = image[:image_px, :image_px]
-  return arrays
+  if image_patch_px is None:
+    image = images.decode(record["image"], side, name, image_kernel)
+    return arrays | {"image": image[:image_px, :image_px]}
+  if image_px % image_patch_px or image_resize_px:
+    raise ValueError(
+      f"{image_px=} says how many patches of {image_patch_px} pixels a picture"
+      f" has at most, as a square of that side: it must be a multiple, and"
+      f" image_resize_px not given, not {image_resize_px}."
+    )
+  cut = preprocess.naflex(
+    images.read(record["image"], name),
+    image_patch_px,
+    (image_px // image_patch_px) ** 2,
+    image_kernel,
+  )
+  names = ("image", "image_mask", "image_grid")
+  return arrays | dict(zip(names, cut, strict=True))
 
 
 def tokenize(

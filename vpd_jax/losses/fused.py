@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vpd_jax.losses import chunked, terms
-from vpd_jax.models import layers
+from vpd_jax.models import layers, naflex
 
 # `step.train_step` takes it from the module of the loss.
 totals = terms.totals
@@ -60,7 +60,8 @@ def step_by_step(
   """
   image_key, encode_key, *decode_keys = layers.split(key, 4)
   names = ("label", "rationale") if rationale_weight else ("label",)
-  image_NPD = model.encode_image(batch["image"], jnp.dtype(dtype), image_key)
+  image = naflex.picture(batch)
+  image_NPD = model.encode_image(image, jnp.dtype(dtype), image_key)
   batches = [(name,) for name in names] if prompts_apart else [names]
   encode_keys = layers.split(encode_key, len(batches))
   hidden = []

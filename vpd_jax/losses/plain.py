@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from vpd_jax.losses import terms
-from vpd_jax.models import layers
+from vpd_jax.models import layers, naflex
 
 # `step.train_step` takes it from the module of the loss.
 totals = terms.totals
@@ -102,7 +102,8 @@ def step_by_step(
 def _pass(model, batch, name, dtype, key) -> terms.Sums:
   image_key, encode_key, decode_key = layers.split(key, 3)
   target = batch[f"{name}_target"]
-  image_NPD = model.encode_image(batch["image"], jnp.dtype(dtype), image_key)
+  image = naflex.picture(batch)
+  image_NPD = model.encode_image(image, jnp.dtype(dtype), image_key)
   image_BPD = jax.tree.map(
     lambda x: jnp.repeat(x, len(target) // len(x), axis=0), image_NPD
   )

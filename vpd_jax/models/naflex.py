@@ -7,6 +7,7 @@ cuts them. The blocks and the names of arrays are those of `ViT`.
 Source: SigLIP 2, arXiv:2502.14786, section 2.4.2; NaViT, arXiv:2307.06304.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -29,6 +30,18 @@ class Patches(NamedTuple):
   pixels_BPI: jax.Array
   mask_BP: jax.Array
   grid_B2: jax.Array
+
+
+def picture(batch: Mapping[str, jax.Array]) -> jax.Array | Patches:
+  """What a batch has for the image tower: its squares, or its `Patches`.
+
+  Args:
+    batch: of `input.tasks.to_arrays`; the latter have image_mask and
+      image_grid beside them.
+  """
+  if "image_grid" not in batch:
+    return batch["image"]
+  return Patches(batch["image"], batch["image_mask"], batch["image_grid"])
 
 
 class Tokens(NamedTuple):

@@ -139,7 +139,8 @@ def input_sharding(name: str, rows: NamedSharding) -> NamedSharding:
   """How one array of a batch is cut: images along their height too.
 
   Rows of pixels become rows of patches, which follow each other in the
-  sequence of tokens: a share of the one is a share of the other.
+  sequence of tokens: a share of the one is a share of the other. A NaFlex's are
+  in that sequence as they come.
 
   Args:
     name: of the array in the batch.

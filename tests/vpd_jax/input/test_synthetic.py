@@ -15,8 +15,10 @@ def _batches(**options):
   )
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_shapes_and_dtypes_are_those_of_records(write_split, make_record, size):
+@pytest.mark.parametrize("size,patch_px", [(1, None), (2, None), (2, 4)])
+def test_shapes_and_dtypes_are_those_of_records(
+  write_split, make_record, size, patch_px
+):
   made = [make_record(i, image_id="x", image=b"") for i in range(4)]
   picture = make_record(0)["image"]
   folder = write_split(records=[r | {"image": picture} for r in made])
@@ -28,8 +30,9 @@ def test_shapes_and_dtypes_are_those_of_records(write_split, make_record, size):
     seed=0,
     image_px=8,
     questions_per_image=size,
+    image_patch_px=patch_px,
   )
-  found = next(_batches(questions_per_image=size))
+  found = next(_batches(questions_per_image=size, image_patch_px=patch_px))
   like = {key: (x.shape, x.dtype) for key, x in next(real).items()}
   assert {key: (x.shape, x.dtype) for key, x in found.items()} == like
 

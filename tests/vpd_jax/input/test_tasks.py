@@ -1,9 +1,12 @@
 """Rows of a batch, drawn out; weights; refusals."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from vpd_jax.input import tasks, tokens
+from vpd_jax.input import preprocess, tasks, tokens
 
 _PIECES = (" it", " red", " 7", " ;", " Say", " Why")
 _IT, _RED, _7, _SEMI, _SAY, _WHY = range(258, 264)
@@ -68,6 +71,25 @@ def test_nothing_is_cut(make_record, lengths, message):
   _arrays(record, (2, 2, 4))
   with pytest.raises(tasks.TooLongError, match=f"record 'q7': .*{message}"):
     _arrays(record, lengths)
+
+
+def test_patches_have_the_pictures_own_shape(make_record):
+  image = np.random.default_rng(0).integers(0, 256, (20, 50, 3), np.uint8)
+  encoded = io.BytesIO()
+  Image.fromarray(image).save(encoded, "PNG")
+  record = make_record(7, question="it", rationale="7")
+  record["image"] = encoded.getvalue()
+  row = _arrays(record, image_patch_px=2, image_kernel="bilinear")
+  # As many as in a square of 8 pixels: 16, of which 2 rows of 5 are close.
+  expected = preprocess.naflex(image, 2, 16, "bilinear")
+  for name, array in zip(
+    ("image", "image_mask", "image_grid"), expected, strict=True
+  ):
+    np.testing.assert_array_equal(row[name], array)
+  assert row["image_grid"].tolist() == [2, 5] and row["image_mask"].sum() == 10
+  for options in ({"image_patch_px": 3}, {"image_resize_px": 8}):
+    with pytest.raises(ValueError, match="it must be a multiple"):
+      _arrays(record, **{"image_patch_px": 2} | options)
 
 
 def test_broken_image_names_the_record(make_record):

@@ -84,8 +84,8 @@ def test_totals_count_examples():
 
 
 @functools.cache
-def _compiled(loss, is_head_tied, options):
-  graphdef, params = tiny.pali(is_head_tied=is_head_tied)
+def _compiled(loss, is_head_tied, sizes, options):
+  graphdef, params = tiny.pali(is_head_tied=is_head_tied, **dict(sizes))
 
   def of(params, batch):
     model = step.merge(graphdef, params)
@@ -96,12 +96,12 @@ def _compiled(loss, is_head_tied, options):
   return params, jax.jit(jax.value_and_grad(of, has_aux=True))
 
 
-def _value_and_grad(loss, batch, is_head_tied=False, **options):
+def _value_and_grad(loss, batch, is_head_tied=False, sizes=(), **options):
   options = {"rationale_weight": 1.0} | options
   if loss is fused.step_by_step:
     options = {"chunk": 16} | options
   options = tuple(sorted(options.items()))
-  params, function = _compiled(loss, is_head_tied, options)
+  params, function = _compiled(loss, is_head_tied, sizes, options)
   return function(params, batch)
 
 
@@ -171,6 +171,33 @@ def test_fused_is_plain_for_groups(rows, questions):
   batch = tiny.batch(max(rows, 2))
   batch = {name: x[:rows] for name, x in batch.items()}
   _assert_fused_is_plain(_grouped(batch, questions))
+
+
+def _cut(batch, grids, room):
+  """The batch with random patches in these grids, in as many as `room`."""
+  rng = np.random.default_rng(5)
+  grid = np.array(grids, np.int32)
+  mask = np.arange(room) < grid.prod(1)[:, None]
+  pixels = rng.integers(0, 256, (*mask.shape, 4 * 4 * 3)).astype(np.uint8)
+  parts = {"image": pixels, "image_mask": mask, "image_grid": grid}
+  return tiny.on_device(batch | parts)
+
+
+NAFLEX = (("has_naflex_vit", True), ("stem", ((4, 8),)))
+
+
+def test_fused_is_plain_for_pictures_of_their_own_shapes():
+  """Two, with two questions each; what lies in padding matters nowhere."""
+  batch = _cut(tiny.batch(), [(2, 3), (4, 2)], 9)
+  found = _value_and_grad(fused.step_by_step, batch, sizes=NAFLEX)
+  np.testing.assert_array_less(0, jnp.abs(found[1]["vit"]["positions"]).max())
+  other = batch["image"].at[:, 8].set(99)
+  same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+  for loss, image in ((plain, batch["image"]), (fused, other)):
+    again = _value_and_grad(
+      loss.step_by_step, batch | {"image": image}, sizes=NAFLEX
+    )
+    jax.tree.map(same, found, again)
 
 
 def test_fused_is_plain_with_prompts_apart():
