@@ -23,9 +23,12 @@ PX, PROMPT = 64, 8
 @functools.cache
 def _model(family, has_lora):
   """(structure, parameters)."""
+  family, _, tower = family.partition(" ")
   sizes = lookup.module("vpd_jax.models", family, "sizes")
   make = lookup.module("vpd_jax.models", family, "model").Model
   options = sizes.get("debug") | {"image_size": PX}
+  if tower:
+    options["has_naflex_vit"] = True
   made = make(vocab_size=tiny.VOCAB, **options)
   if has_lora:
     lora.add(made, ["(encoder|decoder)/blocks/"], rank=2, alpha=2.0)
@@ -39,6 +42,17 @@ def _batch(rows=8):
   for name in ("label_prompt", "rationale_prompt"):
     batch[name] = np.pad(batch[name], ((0, 0), (0, PROMPT - 7)))
   return batch
+
+
+def _in_patches(batch):
+  """The batch with patches of 16 x 16 pixels, in grids of their own."""
+  grid = np.array([(4, 4), (2, 7), (1, 3), (5, 3)] * 2, np.int32)
+  parts = {
+    "image": batch["image"].reshape(len(grid), -1, 16 * 16 * 3),
+    "image_mask": np.arange(16) < grid.prod(1)[:, None],
+    "image_grid": grid,
+  }
+  return batch | parts
 
 
 def _one_step(strategy, sizes, family="pali", has_lora=False):
@@ -58,7 +72,8 @@ def _one_step(strategy, sizes, family="pali", has_lora=False):
     functools.partial(step.init_state, tx=tx),
     out_shardings=jax.tree.map(lambda x: x.sharding, abstract),
   )(trained, frozen=frozen)
-  batch = place.put_batch(_batch(), place.batch_sharding(made, strategy))
+  rows = _in_patches(_batch()) if "naflex" in family else _batch()
+  batch = place.put_batch(rows, place.batch_sharding(made, strategy))
   compiled = step.compile_train_step(
     state,
     batch,
@@ -83,6 +98,7 @@ def _unsharded(family="pali", has_lora=False):
     ("fsdp", {"fsdp": 2, "sequence": 4}, "pali", False),
     ("fsdp_tensor", {"fsdp": 2, "sequence": 2, "tensor": 2}, "pali", False),
     ("fsdp_tensor", {"fsdp": 2, "sequence": 2, "tensor": 2}, "pali", True),
+    ("fsdp", {"fsdp": 4, "sequence": 2}, "pali naflex", False),
     (
       "fsdp_tensor",
       {"fsdp": 2, "sequence": 2, "tensor": 2},
