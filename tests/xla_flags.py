@@ -1,9 +1,9 @@
 """XLA's flags for tests, which compile much and compute little.
 
 LLVM's optimisations would double their time; a program is given to LLVM whole,
-for cutting it up for several threads costs a quarter of compiling it; and the
-CPU's newer way to emit fused loops is five times as slow to compile. What
-programs compute is the same.
+for cutting it up for several threads takes longer than it saves; and the CPU's
+newer way to emit fused loops is five times as slow to compile. What programs
+compute is the same.
 """
 
 import importlib.metadata

@@ -278,11 +278,12 @@ def _model_options(config, vocab_size: int) -> dict[str, Any]:
   options = own | options | {"seed": config.seed}
   image_px = config.input.image_px
   if options.get("has_naflex_vit", False):
-    if image_px % _patch_px(options):
+    patch_px = _patch_px(options)
+    if image_px < 1 or image_px % patch_px:
       raise ValueError(
-        f"config.input.image_px={image_px} is not a multiple of the NaFlex"
-        f" tower's patches of {_patch_px(options)} pixels: a picture has at"
-        " most as many of them as a square of that side."
+        f"config.input.image_px={image_px} is no multiple of the NaFlex tower's"
+        f" patches of {patch_px} pixels: a picture has at most as many of them"
+        " as a square of that side."
       )
   elif options["image_size"] != image_px:
     raise ValueError(
@@ -311,11 +312,6 @@ def _row_options(config, model_options) -> dict[str, Any]:
     kernel = preprocess.FAMILIES["siglip2_naflex"].kernel
     options = {"image_kernel": kernel} | options
     options["image_patch_px"] = _patch_px(model_options)
-    if "image_resize_px" in options:
-      raise ValueError(
-        "config.input.image_resize_px is for squares of pixels; this model's"
-        " image tower is a NaFlex, whose patches have a picture's own shape."
-      )
   return options
 
 

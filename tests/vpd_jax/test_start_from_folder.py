@@ -215,16 +215,28 @@ def test_a_naflex_tower_is_trained_evaluated_and_leaves(tmp_path, of_patches):
 def test_what_a_naflex_tower_cannot_see_is_named(tmp_path, of_patches):
   exchange.bring_in(of_patches, tmp_path / "ours", FLOAT)
   config = config_of(tmp_path / "ours")
-  config.input.image_px = 9
-  with pytest.raises(ValueError, match=r"image_px=9 is not a multiple of the"):
-    build.build(config)
+  for px in (9, 0):
+    config.input.image_px = px
+    with pytest.raises(ValueError, match=rf"image_px={px} is no multiple of"):
+      build.build(config)
   config = config_of(tmp_path / "ours", image_resize_px=8)
-  with pytest.raises(ValueError, match=r"image_resize_px is for squares"):
-    build.build(config)
-  edit(tmp_path / "naflex" / "preprocessor_config.json", resample=0)
-  message = r"preprocessor_config.json: it asks for .*'resample': 0"
-  with pytest.raises(ValueError, match=message):
-    exchange.bring_in(of_patches, tmp_path / "2", FLOAT)
+  config.data_dir = train_runs.data()
+  with pytest.raises(ValueError, match=r"image_resize_px=8 is for squares"):
+    build.train_batches(config, build.build(config))
+  file = tmp_path / "naflex" / "preprocessor_config.json"
+  # A number that no square has: the report gives none.
+  edit(file, max_num_patches=300)
+  (line,) = (
+    line
+    for line in exchange.bring_in(of_patches, tmp_path / "2", FLOAT)
+    if line.startswith("pictures:")
+  )
+  assert line.endswith("as preprocessor_config.json says")
+  for field, value in (("resample", 0), ("do_center_crop", True)):
+    edit(file, **{"resample": 3, field: value})
+    message = rf"preprocessor_config.json: it asks for .*'{field}': {value}"
+    with pytest.raises(ValueError, match=message):
+      exchange.bring_in(of_patches, tmp_path / "3", FLOAT)
 
 
 def test_a_retrieval_model_is_not_trained(tmp_path):

@@ -46,7 +46,7 @@ def read(
   """
   found = _processor(pathlib.Path(directory))
   if options.get("has_naflex_vit", False):
-    return _of_patches(found, family)
+    return _of_patches(found, family, options)
   # All towers of transformers have this default.
   side = tower(hf.read_config(directory)).get("image_size", 224)
   image: dict[str, Any] = {}
@@ -76,7 +76,9 @@ def read(
 
 
 def _of_patches(
-  found: tuple[pathlib.Path, dict[str, Any]] | None, family: str
+  found: tuple[pathlib.Path, dict[str, Any]] | None,
+  family: str,
+  options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], list[str]]:
   """As `read`, of a NaFlex."""
   if not found:
@@ -90,10 +92,9 @@ def _of_patches(
   line = (
     f"pictures: {kernel}, in patches of their own shape, as {path.name} says"
   )
-  side = math.isqrt(config.get("max_num_patches", 0)) * config.get(
-    "patch_size", 0
-  )
-  if side:
+  most, (patch, _) = config.get("max_num_patches"), options["stem"][0]
+  if isinstance(most, int) and most > 0 and math.isqrt(most) ** 2 == most:
+    side = math.isqrt(most) * patch
     line += f"; as many as there: config.input.image_px={side}"
   return {"kernel": kernel}, [line]
 

@@ -74,8 +74,11 @@ class Store:
         "state": _arrays_handler(),
         "notes": ocp.JsonCheckpointHandler(),
       },
+      # What goes with read_only; orbax sets it too, with a warning for each.
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
+        max_to_keep=None if is_read_only else keep,
+        save_interval_steps=int(not is_read_only),
+        create=not is_read_only,
         enable_async_checkpointing=True,
         cleanup_tmp_directories=not is_read_only,
         read_only=is_read_only,

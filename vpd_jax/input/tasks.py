@@ -68,18 +68,18 @@ def to_arrays(
     **options: of `tokenize`.
 
   Returns:
-    image uint8[image_px, image_px, 3], or as `preprocess.naflex` gives them
-    image uint8[P, image_patch_px**2 * 3], image_mask bool[P] and image_grid
-    int32[2], with P = (image_px / image_patch_px)**2; label_prompt and rationale_prompt
+    image uint8[image_px, image_px, 3]; label_prompt and rationale_prompt
     int32[S]; label_target int32[T1], label_weights float32[T1];
     rationale_target int32[T2], rationale_weights float32[T2]. Weights are 1 on
     a target's tokens and its end, 0 on padding, and all 0 where the record has
-    no answer or no rationale.
+    no answer or no rationale. With patches, as `preprocess.naflex` gives them:
+    image uint8[P, image_patch_px**2 * 3], image_mask bool[P] and image_grid
+    int32[2], with P = (image_px // image_patch_px)**2.
 
   Raises:
     TooLongError: if a text does not fit; nothing is cut.
-    ValueError: if the image cannot be decoded, image_resize_px is less than
-      image_px or given with patches, or these do not fill the square.
+    ValueError: if the image cannot be decoded, or image_resize_px is less than
+      image_px, or given with patches.
   """
   side = image_resize_px or image_px
   if side < image_px:
@@ -89,11 +89,11 @@ def to_arrays(
   if image_patch_px is None:
     image = images.decode(record["image"], side, name, image_kernel)
     return arrays | {"image": image[:image_px, :image_px]}
-  if image_px % image_patch_px or image_resize_px:
+  if image_resize_px:
     raise ValueError(
-      f"{image_px=} says how many patches of {image_patch_px} pixels a picture"
-      f" has at most, as a square of that side: it must be a multiple, and"
-      f" image_resize_px not given, not {image_resize_px}."
+      f"input.image_resize_px={image_resize_px} is for squares of pixels; this"
+      " model's image tower is a NaFlex, whose patches have a picture's own"
+      " shape. Leave it out."
     )
   cut = preprocess.naflex(
     images.read(record["image"], name),
