@@ -4,8 +4,8 @@
     python launch/study.py reproduce --workdir=runs/reproduce
 
 Only calls the package's own commands, each of which resumes: run again after
-an interruption, it goes on where it was. Students train in two lanes, each on
-its own half of the machine's cores.
+an interruption, it goes on where it was. Students train side by side, each with
+as many threads as half of the machine's cores.
 """
 
 import argparse
@@ -19,8 +19,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
+# XLA cuts its work for as many threads as this variable says. Two processes with
+# half of the cores each are faster than one with all of them after the other.
+THREADS_VARIABLE = "NPROC"
 NUM_LANES = 2
 
 
@@ -39,7 +42,6 @@ class Arm:
   variant: str = "filtered"
 
 
-# In the order they start: the longest first, so that lanes end together.
 QUICKSTART = (
   Arm("vpd", "vpd"),
   Arm("twin_equal_compute", "twin_equal_compute"),
@@ -82,22 +84,22 @@ class Study:
     return self.workdir / name
 
   def run(
-    self, name: str, command: Sequence[str], cores: Sequence[int] = ()
+    self, name: str, command: Sequence[str], is_beside: bool = False
   ) -> None:
-    """Runs a command of this Python, on some cores; ends the study if it fails.
+    """Runs a command of this Python; ends the study if it fails.
 
     Seconds add up in WORKDIR/timings.json over interrupted runs.
+
+    Args:
+      name: in messages and timings.
+      command: arguments of Python.
+      is_beside: others run at the same time: it gets half of the cores' threads.
     """
     start = time.monotonic()
-
-    def pin():
-      if cores:
-        os.sched_setaffinity(0, cores)
-
+    threads = max(1, len(os.sched_getaffinity(0)) // NUM_LANES)
+    env = os.environ | ({THREADS_VARIABLE: str(threads)} if is_beside else {})
     try:
-      done = subprocess.run(
-        [sys.executable, *command], preexec_fn=pin, check=False
-      )
+      done = subprocess.run([sys.executable, *command], env=env, check=False)
     finally:
       self._add_seconds(name, time.monotonic() - start)
     if done.returncode:
@@ -132,7 +134,7 @@ class Study:
       flags = [f"--workdir={self.data('filtered')}"]
       self.run("tool accuracy", ["-m", "data_gen.report.tool_accuracy", *flags])
 
-  def base(self, seed: int, cores: Sequence[int]) -> pathlib.Path:
+  def base(self, seed: int) -> pathlib.Path:
     """Weights of the base of a seed; the first to ask trains it, others wait."""
     folder = self.workdir / f"base-s{seed}"
     weights = folder / "world_base.npz"
@@ -147,7 +149,7 @@ class Study:
           f"--steps={self.steps}",
           f"--out={weights}",
         ]
-        self.run(f"base s{seed}", ["launch/make_base.py", *flags], cores)
+        self.run(f"base s{seed}", ["launch/make_base.py", *flags], True)
     return weights
 
   def train(
@@ -155,7 +157,6 @@ class Study:
     arm: Arm,
     seed: int,
     name: str,
-    cores: Sequence[int],
     base: pathlib.Path | None = None,
   ) -> None:
     """Trains and evaluates one student from `base`; None: from the shipped."""
@@ -174,7 +175,7 @@ class Study:
       flags.append(f"--config.input.data.base.dir={base_data}")
     if not (folder / "evaluation.json").exists():
       flags.append("--evaluate")
-    self.run(f"train {name}", ["-m", "vpd_jax.train", *flags], cores)
+    self.run(f"train {name}", ["-m", "vpd_jax.train", *flags], True)
 
   def report(self) -> None:
     """Writes WORKDIR/report and prints the table."""
@@ -194,34 +195,28 @@ class Study:
     )
 
 
-def in_lanes(jobs: Iterable[Callable[[Sequence[int]], object]]) -> None:
-  """Does jobs in lanes of cores; a free lane takes the next in order.
-
-  Args:
-    jobs: each is called with the cores that it may use.
+def in_lanes(jobs: Sequence[Callable[[], object]], lanes: int) -> None:
+  """Does so many jobs at a time; a free lane takes the next in order.
 
   Raises:
     BaseException: the first that a job raised; no job starts after it.
   """
-  cores = sorted(os.sched_getaffinity(0))
-  lanes = min(NUM_LANES, len(cores))
   waiting = collections.deque(jobs)
   failures: list[BaseException] = []
   lock = threading.Lock()
 
-  def work(lane: int) -> None:
-    mine = cores[lane * len(cores) // lanes : (lane + 1) * len(cores) // lanes]
+  def work() -> None:
     while True:
       with lock:
         if failures or not waiting:
           return
         job = waiting.popleft()
       try:
-        job(mine)
+        job()
       except BaseException as e:  # SystemExit of a failed command included.
         failures.append(e)
 
-  threads = [threading.Thread(target=work, args=(n,)) for n in range(lanes)]
+  threads = [threading.Thread(target=work) for _ in range(lanes)]
   for thread in threads:
     thread.start()
   for thread in threads:
@@ -234,11 +229,12 @@ def quickstart(study: Study) -> None:
   """One seed, three arms, the shipped base."""
   study.make_data("filtered")
   study.measure_tools()
-
-  def train(arm: Arm, cores: Sequence[int]) -> None:
-    study.train(arm, 0, arm.name, cores)
-
-  in_lanes([functools.partial(train, arm) for arm in QUICKSTART])
+  # All at once, though there may be two cores: the short one takes its time of
+  # both, and then the long ones end together.
+  in_lanes(
+    [functools.partial(study.train, arm, 0, arm.name) for arm in QUICKSTART],
+    len(QUICKSTART),
+  )
   study.report()
 
 
@@ -259,9 +255,8 @@ def reproduce(study: Study, seeds: int) -> None:
       ],
     )
 
-  def train(arm: Arm, seed: int, cores: Sequence[int]) -> None:
-    base = study.base(seed, cores)
-    study.train(arm, seed, f"{arm.name}-s{seed}", cores, base)
+  def train(arm: Arm, seed: int) -> None:
+    study.train(arm, seed, f"{arm.name}-s{seed}", study.base(seed))
 
   # The arms of the main comparison first: a part of the table is of use too.
   arms = [(arm, seed) for arm in QUICKSTART for seed in range(seeds)]
@@ -270,7 +265,8 @@ def reproduce(study: Study, seeds: int) -> None:
   ]
   in_lanes(
     [functools.partial(study.base, seed) for seed in range(seeds)]
-    + [functools.partial(train, arm, seed) for arm, seed in arms]
+    + [functools.partial(train, arm, seed) for arm, seed in arms],
+    NUM_LANES,
   )
   study.report()
 

@@ -32,26 +32,57 @@ def study():
 
 def test_lanes_do_each_job_once_in_order(study):
   done, lock = [], threading.Lock()
+  both_run = threading.Barrier(2)
 
-  def do(job, cores):
+  def do(job):
     with lock:
-      done.append((job, tuple(cores)))
-    time.sleep(0.02)
+      done.append(job)
+    both_run.wait(timeout=60)
 
-  study.in_lanes([functools.partial(do, job) for job in "abcd"])
-  assert sorted(job for job, _ in done) == ["a", "b", "c", "d"]
-  assert {done[0][0], done[1][0]} == {"a", "b"} or len(
-    os.sched_getaffinity(0)
-  ) == 1
-  used = {core for _, cores in done for core in cores}
-  assert used <= os.sched_getaffinity(0)
+  study.in_lanes([functools.partial(do, job) for job in "abcd"], 2)
+  assert {*done[:2]} == {*"ab"} and sorted(done) == [*"abcd"]
+
+
+def test_a_command_beside_others_gets_half_of_the_cores(
+  study, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+  monkeypatch.delenv(study.THREADS_VARIABLE, raising=False)
+  one = study.Study(tmp_path)
+  for name, is_beside in (("beside", True), ("alone", False)):
+    script = (
+      "import os, sys;"
+      f" open(sys.argv[1], 'w').write(os.getenv({study.THREADS_VARIABLE!r}, '-'))"
+    )
+    one.run(name, ["-c", script, str(tmp_path / name)], is_beside)
+  assert (tmp_path / "beside").read_text() == "3"
+  assert (tmp_path / "alone").read_text() == "-"
+
+
+def test_xla_takes_as_many_threads_as_it_is_told(study):
+  script = (
+    "import os, jax.numpy as jnp; (jnp.ones((9, 9)) @ jnp.ones((9, 9)))"
+    ".block_until_ready(); print(len(os.listdir('/proc/self/task')))"
+  )
+  few, many = (
+    int(
+      subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {study.THREADS_VARIABLE: threads},
+        capture_output=True,
+        text=True,
+        check=True,
+      ).stdout
+    )
+    for threads in ("1", "40")
+  )
+  assert many > few + 30
 
 
 def test_a_failed_job_ends_the_study(study):
   done = []
 
-  def do(job, cores):
-    del cores
+  def do(job):
     if job == "bad":
       raise SystemExit("error: bad")
     time.sleep(0.2)
@@ -59,14 +90,14 @@ def test_a_failed_job_ends_the_study(study):
 
   jobs = [functools.partial(do, job) for job in ("bad", *range(8))]
   with pytest.raises(SystemExit, match="error: bad"):
-    study.in_lanes(jobs)
+    study.in_lanes(jobs, 2)
   assert len(done) <= 2
 
 
 def test_a_base_is_trained_once_for_all_who_ask(study, tmp_path, monkeypatch):
   made = []
 
-  def run(self, name, command, cores=()):
+  def run(self, name, command, is_beside=False):
     time.sleep(0.05)
     out = next(c for c in command if c.startswith("--out=")).split("=")[1]
     pathlib.Path(out).parent.mkdir(parents=True)
@@ -75,7 +106,8 @@ def test_a_base_is_trained_once_for_all_who_ask(study, tmp_path, monkeypatch):
 
   monkeypatch.setattr(study.Study, "run", run)
   one = study.Study(tmp_path)
-  study.in_lanes([functools.partial(one.base, seed) for seed in (0, 0, 1, 0)])
+  seeds = (0, 0, 1, 0)
+  study.in_lanes([functools.partial(one.base, seed) for seed in seeds], 2)
   assert sorted(made) == ["base s0", "base s1"]
 
 
