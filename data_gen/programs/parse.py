@@ -14,11 +14,15 @@ import dataclasses
 import keyword
 import re
 import types
+from collections.abc import Mapping
 
 NAME = "execute_command"
 MAX_CHARS = 20_000
 MAX_COMPLETION_CHARS = 100_000
-SAFE_FORMAT = "__safe_format__"  # What `text.format` becomes.
+_FORMAT, SAFE_FORMAT = (
+  "format",
+  "__safe_format__",
+)  # What `text.format` becomes.
 
 # Builtins that a program has, beside the exceptions; `type` with one argument.
 BUILTINS = frozenset(
@@ -43,9 +47,25 @@ _EXPRESSIONS = """BoolOp NamedExpr BinOp UnaryOp Lambda IfExp Dict Set ListComp
   SetComp DictComp GeneratorExp Yield YieldFrom Compare Call FormattedValue
   JoinedStr Constant Attribute Subscript Starred Name List Tuple Slice
   comprehension arguments arg keyword alias"""
-_ALLOWED_NODES = tuple(
-  getattr(ast, name) for name in (_STATEMENTS + " " + _EXPRESSIONS).split()
-) + (ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
+_ALLOWED_NODES = frozenset(
+  getattr(ast, name)
+  for name in ("Module", *_STATEMENTS.split(), *_EXPRESSIONS.split())
+)
+# Fields whose nodes are operators or say how a name is used: all are allowed.
+_PLAIN_FIELDS = frozenset(("ctx", "op", "ops"))
+_NAME_FIELDS = frozenset(("id", "name", "arg", "asname", "rest", "module"))
+# By the kind of node: its fields with nodes to check, and those with a name.
+_FIELDS: Mapping[type, tuple[tuple[str, ...], tuple[str, ...]]] = (
+  types.MappingProxyType(
+    {
+      kind: (
+        tuple(f for f in kind._fields if f not in _PLAIN_FIELDS),
+        tuple(f for f in kind._fields if f in _NAME_FIELDS),
+      )
+      for kind in _ALLOWED_NODES
+    }
+  )
+)
 
 _NODE_WORDS = types.MappingProxyType(
   {
@@ -151,8 +171,8 @@ def parse(completion: str) -> ParsedProgram:
     )
   try:
     tree = ast.parse(text)
-    _check(tree)
-    tree = ast.fix_missing_locations(_Rewriter().visit(tree))
+    if _check(tree):
+      tree = ast.fix_missing_locations(_Rewriter().visit(tree))
   except SyntaxError as e:
     raise ParseError("syntax", e.lineno or 0, str(e.msg)) from e
   except (RecursionError, MemoryError) as e:
@@ -173,22 +193,47 @@ def _is_prose(line):
 
 
 def _check(tree):
-  bound = _bound_names(tree)
-  for node in ast.walk(tree):
-    if isinstance(node, ast.Module):
-      continue
-    if not isinstance(node, _ALLOWED_NODES):
-      kind = type(node).__name__
-      _refuse(node, f"{_NODE_WORDS.get(kind, kind)} cannot be used")
+  """Refuses what a program has no use for; whether `_Rewriter` has work."""
+  nodes = _nodes(tree)
+  bound = _bound_names(nodes)
+  has_work = False
+  for node in nodes:
+    kind = type(node)
+    if kind not in _ALLOWED_NODES:
+      _refuse(
+        node, f"{_NODE_WORDS.get(kind.__name__, kind.__name__)} cannot be used"
+      )
     _check_names(node)
-    if isinstance(node, ast.Import | ast.ImportFrom):
-      _check_import(node)
-    elif isinstance(node, ast.FunctionDef) and node.decorator_list:
-      _refuse(node, "decorators cannot be used")
-    elif isinstance(node, ast.Name) and node.id not in bound:
-      if node.id in _REFUSED_NAMES:
+    if kind is ast.Name:
+      if node.id in _REFUSED_NAMES and node.id not in bound:
         _refuse(node, f"{node.id!r} cannot be used")
+    elif kind is ast.Attribute:
+      has_work |= node.attr == _FORMAT
+    elif kind is ast.arg:
+      has_work |= node.annotation is not None
+    elif kind is ast.FunctionDef:
+      has_work |= node.returns is not None
+      if node.decorator_list:
+        _refuse(node, "decorators cannot be used")
+    elif kind is ast.AnnAssign:
+      has_work = True
+    elif kind is ast.Import or kind is ast.ImportFrom:
+      _check_import(node)
   _check_top_level(tree)
+  return has_work
+
+
+def _nodes(tree):
+  """As `ast.walk`, less operators; of a node that is refused, none inside."""
+  nodes = [tree]
+  for node in nodes:  # Grows as it is gone through.
+    for field in _FIELDS.get(type(node), ((), ()))[0]:
+      value = getattr(node, field, None)
+      if isinstance(value, list):
+        nodes += [item for item in value if isinstance(item, ast.AST)]
+      elif isinstance(value, ast.AST):
+        nodes.append(value)
+  return nodes
 
 
 def is_builtin(name: str) -> bool:
@@ -206,36 +251,39 @@ def is_inner_attribute(name: str) -> bool:
   return bool(_INNER_ATTRIBUTE.match(name)) or name in _INNER_ATTRIBUTES
 
 
-def _bound_names(tree):
+def _bound_names(nodes):
   names = set()
-  for node in ast.walk(tree):
-    if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-      names.add(node.id)
-    elif isinstance(node, ast.arg):
+  for node in nodes:
+    kind = type(node)
+    if kind is ast.Name:
+      if type(node.ctx) is not ast.Load:
+        names.add(node.id)
+    elif kind is ast.arg:
       names.add(node.arg)
-    elif isinstance(node, ast.FunctionDef | ast.ExceptHandler | ast.MatchAs):
+    elif kind in (ast.FunctionDef, ast.ExceptHandler, ast.MatchAs):
       names.add(node.name)
-    elif isinstance(node, ast.alias):
+    elif kind is ast.alias:
       names.add(node.asname or node.name)
   return names
 
 
 def _check_names(node):
   """No dunder names, no underscore attributes, in any place they can stand."""
-  if isinstance(node, ast.Attribute):
+  kind = type(node)
+  if kind is ast.Attribute:
     attributes = [node.attr]
-  elif isinstance(node, ast.MatchClass):
+  elif kind is ast.MatchClass:
     attributes = node.kwd_attrs
   else:
-    attributes = []
+    attributes = ()
   for attribute in attributes:
     if is_inner_attribute(attribute):
       _refuse(node, f"attribute {attribute!r} cannot be used")
-  for field in ("id", "name", "arg", "asname", "rest", "module"):
-    name = getattr(node, field, None)
+  for field in _FIELDS[kind][1]:
+    name = getattr(node, field)
     if isinstance(name, str) and name.startswith("__"):
       _refuse(node, f"name {name!r} cannot be used")
-  if isinstance(node, ast.Nonlocal):
+  if kind is ast.Nonlocal:
     if any(name.startswith("__") for name in node.names):
       _refuse(node, f"names {node.names} cannot be used")
 
@@ -301,7 +349,7 @@ class _Rewriter(ast.NodeTransformer):
 
   def visit_Attribute(self, node):
     self.generic_visit(node)
-    if node.attr != "format" or not isinstance(node.ctx, ast.Load):
+    if node.attr != _FORMAT or not isinstance(node.ctx, ast.Load):
       return node
     name = ast.Name(id=SAFE_FORMAT, ctx=ast.Load())
     call = ast.Call(func=name, args=[node.value], keywords=[])
