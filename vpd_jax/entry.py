@@ -29,6 +29,11 @@ USER_ERRORS = (
   ImportError,
 )
 DISK_ERRORS = (OSError,)
+_HELP_FLAGS = frozenset(
+  dash + name
+  for dash in ("-", "--")
+  for name in ("help", "helpshort", "helpfull")
+) | {"-?"}
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -57,9 +62,14 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-  """As absl; a config without such an option is told in one line."""
+  """As absl; a config without such an option is told in one line, and help that
+  was asked for is no failure."""
   try:
     return app.parse_flags_with_usage(list(argv))
+  except SystemExit:
+    if not _HELP_FLAGS.isdisjoint(argv):
+      sys.exit(0)
+    raise
   except (AttributeError, KeyError, TypeError):
     message = _unknown_option(argv)
     if message is None:

@@ -9,7 +9,8 @@ _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
-_GIB = 1 << 30
+_MOST_BYTES = (1 << 31) - 1  # It takes ints.
+_NEVER = -1
 
 
 def keep_freed_memory() -> None:
@@ -19,15 +20,18 @@ def keep_freed_memory() -> None:
   are faulted in again each step, which on virtual machines took up to half of
   a step. All threads share one arena: those of their own hold no buffer over
   64 MiB, and such a one is mapped and given back each time whatever the limits.
-  Does nothing elsewhere than on Linux with glibc.
+  Buffers of 2 GiB and more still are. The price: the process keeps what it used
+  at its peak, and a buffer that no longer fits between others gets another place;
+  steps that use 2.3 GB came to hold 4.4 GB. Does nothing elsewhere than on Linux
+  with glibc.
   """
   if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
     return
   libc = ctypes.CDLL(None)
   libc.mallopt(_M_ARENA_MAX, 1)
-  libc.mallopt(_M_MMAP_THRESHOLD, _GIB)
-  libc.mallopt(_M_TRIM_THRESHOLD, _GIB)
-  libc.mallopt(_M_TOP_PAD, _GIB // 16)
+  libc.mallopt(_M_MMAP_THRESHOLD, _MOST_BYTES)
+  libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+  libc.mallopt(_M_TOP_PAD, 1 << 26)
 
 
 def usable_cores() -> int:

@@ -237,6 +237,6 @@ def test_help_answers_soon(entry):
   start = time.monotonic()
   command = [sys.executable, "-m", f"vpd_jax.{entry}", "--help"]
   done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-  assert "--config" in done.stdout
+  assert done.returncode == 0 and "--config" in done.stdout
   # Two seconds on a quiet machine; the import of jax alone would take longer.
   assert "jax" not in done.stderr and time.monotonic() - start < 20
