@@ -11,7 +11,7 @@ from flax import nnx
 
 from tests import tiny
 from vpd_jax.losses import fused, plain
-from vpd_jax.models import lora, quantized
+from vpd_jax.models import lora, output, quantized
 
 FAMILIES = {
   "pali": {},
@@ -39,7 +39,8 @@ def _hidden(dtype=jnp.float32, width=16):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("case", FAMILIES)
 def test_logits_are_products_with_the_matrix(case, dtype):
-  """Bit by bit what the family's own layers give."""
+  """What the family's own layers give; bit by bit, but where the matrix has a
+  row for each token, and few rows are multiplied with it in another order."""
   model, hidden = _make(case), _hidden(dtype)
   softcap = FAMILIES[case].get("logit_softcap")
   softcap = softcap or FAMILIES[case].get("logits_softcap")
@@ -53,8 +54,32 @@ def test_logits_are_products_with_the_matrix(case, dtype):
     expected = softcap * jnp.tanh(expected / softcap)
   found = model.logits(hidden)
   assert found.dtype == jnp.float32
-  np.testing.assert_array_equal(found, expected)
+  if model.output(hidden).is_rows:
+    rtol = 1e-5 if dtype == jnp.float32 else 1e-2
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol)
+  else:
+    np.testing.assert_array_equal(found, expected)
   assert model.output(hidden).vocab_size == found.shape[-1]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 32, 33])
+def test_any_number_of_rows_gives_the_same(rows):
+  rng = np.random.default_rng(0)
+  matrix, hidden, upstream = (
+    rng.normal(size=shape).astype(np.float32)
+    for shape in ((40, 16), (rows, 1, 16), (rows, 1, 40))
+  )
+
+  @jax.jit
+  def made(hidden, matrix):
+    return output.Output(hidden, matrix, is_rows=True).logits()
+
+  found, back = jax.vjp(made, hidden, matrix)
+  np.testing.assert_allclose(found, hidden @ matrix.T, rtol=1e-5, atol=1e-5)
+  of_hidden, of_matrix = back(upstream)
+  np.testing.assert_allclose(of_hidden, upstream @ matrix, rtol=1e-5, atol=1e-5)
+  expected = np.einsum("RTV,RTD->VD", upstream, hidden)
+  np.testing.assert_allclose(of_matrix, expected, rtol=1e-5, atol=1e-5)
 
 
 # A tied PaLI's is in losses/test_step_by_step.
