@@ -6,7 +6,7 @@ PY = $(VENV)/bin/python
 .PHONY: help quickstart photos reproduce base test hosts parity check clean
 
 help:
-	@echo "make quickstart  environment, data, base to students, report (10 to 15 min)"
+	@echo "make quickstart  environment, data, base to students, report (10 to 16 min)"
 	@echo "make photos      the same stages on real photographs (1 min)"
 	@echo "make reproduce   three seeds, all arms, the longer table (hours)"
 	@echo "make base        trains the shipped base model anew (20 min)"

@@ -21,8 +21,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-# XLA cuts its work for as many threads as this variable says. Two processes with
-# half of the cores each are faster than one with all of them after the other.
+# XLA on CPU has as many threads as this variable says. Two small models with half
+# of the cores each train faster than one after the other with all.
 THREADS_VARIABLE = "NPROC"
 NUM_LANES = 2
 
@@ -93,11 +93,14 @@ class Study:
     Args:
       name: in messages and timings.
       command: arguments of Python.
-      is_beside: others run at the same time: it gets half of the cores' threads.
+      is_beside: others run at the same time: it gets as many threads as half of
+        the cores, where the user's environment does not say how many.
     """
     start = time.monotonic()
-    threads = max(1, len(os.sched_getaffinity(0)) // NUM_LANES)
-    env = os.environ | ({THREADS_VARIABLE: str(threads)} if is_beside else {})
+    env = dict(os.environ)
+    if is_beside:
+      threads = max(1, len(os.sched_getaffinity(0)) // NUM_LANES)
+      env.setdefault(THREADS_VARIABLE, str(threads))
     try:
       done = subprocess.run([sys.executable, *command], env=env, check=False)
     finally:

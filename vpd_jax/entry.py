@@ -29,11 +29,7 @@ USER_ERRORS = (
   ImportError,
 )
 DISK_ERRORS = (OSError,)
-_HELP_FLAGS = frozenset(
-  dash + name
-  for dash in ("-", "--")
-  for name in ("help", "helpshort", "helpfull")
-) | {"-?"}
+_HELP_FLAGS = ("help", "helpshort", "helpfull", "helpxml")
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -62,20 +58,30 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-  """As absl; a config without such an option is told in one line, and help that
-  was asked for is no failure."""
+  """As absl, but help is no failure, and an unknown option of a config a line."""
+  for name in _HELP_FLAGS:
+    _end_well(flags.FLAGS[name])
   try:
     return app.parse_flags_with_usage(list(argv))
-  except SystemExit:
-    if not _HELP_FLAGS.isdisjoint(argv):
-      sys.exit(0)
-    raise
   except (AttributeError, KeyError, TypeError):
     message = _unknown_option(argv)
     if message is None:
       raise
   print(f"error: {message}", file=sys.stderr)
   sys.exit(1)
+
+
+def _end_well(flag: flags.Flag) -> None:
+  """Makes a flag that prints help end the process with 0 instead of 1."""
+  parse = flag.parse
+
+  def parse_and_end(argument):
+    try:
+      parse(argument)
+    except SystemExit:
+      sys.exit(0)
+
+  flag.parse = parse_and_end
 
 
 def _unknown_option(argv: Sequence[str]) -> str | None:

@@ -25,15 +25,28 @@ def keep_freed_memory() -> None:
   steps that use 2.3 GB came to hold 4.4 GB. Does nothing elsewhere than on Linux
   with glibc.
   """
-  if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+  if not _has_glibc():
     return
   libc = ctypes.CDLL(None)
+  if not libc.mallopt(_M_MMAP_THRESHOLD, _MOST_BYTES):
+    return  # Older ones refuse it; the rest alone would make things worse.
   libc.mallopt(_M_ARENA_MAX, 1)
-  libc.mallopt(_M_MMAP_THRESHOLD, _MOST_BYTES)
   libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
   libc.mallopt(_M_TOP_PAD, 1 << 26)
 
 
+def give_back_freed_memory() -> None:
+  """Gives back once what is free now, such as what reading weights took."""
+  if _has_glibc():
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def _has_glibc() -> bool:
+  return platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
+
+
 def usable_cores() -> int:
-  """Number of cores that this process may run on."""
-  return len(os.sched_getaffinity(0))
+  """Number of cores that XLA uses here: NPROC, if set, is its limit."""
+  cores = len(os.sched_getaffinity(0))
+  limit = os.environ.get("NPROC", "")
+  return min(cores, int(limit)) if limit.isdecimal() and int(limit) else cores

@@ -77,6 +77,7 @@ def train(config, workdir: str) -> None:
     build,
     config_check,
     distributed,
+    host,
     initial,
     late,
     run_record,
@@ -137,6 +138,7 @@ def train(config, workdir: str) -> None:
       f"resuming at step {latest} from {folder / 'checkpoints'} (rule:"
       f" {START_RULE})."
     )
+  host.give_back_freed_memory()
 
   def is_due(name: str, at_step: int) -> bool:
     every = config.evaluators[name].get("every_steps", 0)

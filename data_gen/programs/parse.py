@@ -19,10 +19,9 @@ from collections.abc import Mapping
 NAME = "execute_command"
 MAX_CHARS = 20_000
 MAX_COMPLETION_CHARS = 100_000
-_FORMAT, SAFE_FORMAT = (
-  "format",
-  "__safe_format__",
-)  # What `text.format` becomes.
+MAX_DEPTH = 250  # Of nodes in each other: all Pythons take so many.
+_FORMAT = "format"
+SAFE_FORMAT = "__safe_format__"  # What `text.format` becomes.
 
 # Builtins that a program has, beside the exceptions; `type` with one argument.
 BUILTINS = frozenset(
@@ -225,14 +224,21 @@ def _check(tree):
 
 def _nodes(tree):
   """As `ast.walk`, less operators; of a node that is refused, none inside."""
-  nodes = [tree]
-  for node in nodes:  # Grows as it is gone through.
-    for field in _FIELDS.get(type(node), ((), ()))[0]:
-      value = getattr(node, field, None)
-      if isinstance(value, list):
-        nodes += [item for item in value if isinstance(item, ast.AST)]
-      elif isinstance(value, ast.AST):
-        nodes.append(value)
+  nodes, level, depth = [], [tree], 0
+  while level:
+    depth += 1
+    if depth > MAX_DEPTH:
+      raise ParseError("syntax", 0, "too deeply nested")
+    nodes += level
+    below = []
+    for node in level:
+      for field in _FIELDS.get(type(node), ((), ()))[0]:
+        value = getattr(node, field, None)
+        if isinstance(value, list):
+          below += [item for item in value if isinstance(item, ast.AST)]
+        elif isinstance(value, ast.AST):
+          below.append(value)
+    level = below
   return nodes
 
 

@@ -74,7 +74,8 @@ def _note(students, programs):
     where = f"{where} or " if where else ""
     on = f", on {where}{count_words(cores[-1], 'core')}" if cores else ""
     parts.append(
-      "Means over an arm's seeds. Training time is the loop's wall time;"
+      "Means over an arm's seeds. Training time is the loop's wall time, other"
+      " students beside it included;"
       f" FLOPs are the compiler's count. Students answer {TIMED_SPLIT} decoded"
       f" in batches of 200{on}, compiling not counted."
     )

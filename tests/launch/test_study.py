@@ -57,6 +57,9 @@ def test_a_command_beside_others_gets_half_of_the_cores(
     one.run(name, ["-c", script, str(tmp_path / name)], is_beside)
   assert (tmp_path / "beside").read_text() == "3"
   assert (tmp_path / "alone").read_text() == "-"
+  monkeypatch.setenv(study.THREADS_VARIABLE, "2")
+  one.run("beside", ["-c", script, str(tmp_path / "own")], True)
+  assert (tmp_path / "own").read_text() == "2"
 
 
 def test_xla_takes_as_many_threads_as_it_is_told(study):

@@ -5,6 +5,7 @@ import ast
 import pytest
 
 from data_gen.programs import parse
+from data_gen.sandbox import program
 
 _PROGRAM = """\
 import math
@@ -151,6 +152,28 @@ def test_the_gate_says_what_and_where(text, error_class, message):
   with pytest.raises(parse.ParseError, match=message) as raised:
     parse.parse(text)
   assert raised.value.error_class == error_class
+
+
+def _deep(kind, depth, has_work):
+  """A program of nested nodes, with or without something to rewrite."""
+  lines = {
+    "sum": [f"x = {'+'.join('1' * depth)}"],
+    "attribute": [f"x = image{'.a' * depth}"],
+    "elif": ["if image:", "  pass", *["elif image:", "  pass"] * depth],
+  }[kind]
+  if has_work:
+    lines.append("y = '{}'.format(1)")
+  body = "\n  ".join([*lines, "return 'x'"])
+  return f"def execute_command(image):\n  {body}\n"
+
+
+@pytest.mark.parametrize("has_work", [False, True])
+@pytest.mark.parametrize("kind", ["sum", "attribute", "elif"])
+def test_depth_is_limited_whatever_else_is_there(kind, has_work):
+  near = parse.MAX_DEPTH - 10
+  program.compile_program(parse.parse(_deep(kind, near, has_work)))
+  with pytest.raises(parse.ParseError, match="too deeply nested"):
+    parse.parse(_deep(kind, parse.MAX_DEPTH, has_work))
 
 
 @pytest.mark.parametrize(
