@@ -12,6 +12,8 @@ import sys
 
 from absl import app, flags
 
+from vpd_jax import entry
+
 _DATA = flags.DEFINE_list(
   "data",
   None,
@@ -42,4 +44,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  app.run(main, flags_parser=entry.parse)

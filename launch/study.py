@@ -21,9 +21,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-# XLA on CPU has as many threads as this variable says. Two small models with half
-# of the cores each train faster than one after the other with all.
-THREADS_VARIABLE = "NPROC"
+from vpd_jax import host
+
+# Two small models with half of the cores each train faster than one after the
+# other with all.
 NUM_LANES = 2
 
 
@@ -94,13 +95,13 @@ class Study:
       name: in messages and timings.
       command: arguments of Python.
       is_beside: others run at the same time: it gets as many threads as half of
-        the cores, where the user's environment does not say how many.
+        the cores.
     """
     start = time.monotonic()
     env = dict(os.environ)
     if is_beside:
-      threads = max(1, len(os.sched_getaffinity(0)) // NUM_LANES)
-      env.setdefault(THREADS_VARIABLE, str(threads))
+      threads = max(1, host.usable_cores() // NUM_LANES)
+      env[host.THREADS_VARIABLE] = str(threads)
     try:
       done = subprocess.run([sys.executable, *command], env=env, check=False)
     finally:
@@ -152,7 +153,9 @@ class Study:
           f"--steps={self.steps}",
           f"--out={weights}",
         ]
-        self.run(f"base s{seed}", ["launch/make_base.py", *flags], True)
+        self.run(
+          f"base s{seed}", ["launch/make_base.py", *flags], is_beside=True
+        )
     return weights
 
   def train(
@@ -178,7 +181,7 @@ class Study:
       flags.append(f"--config.input.data.base.dir={base_data}")
     if not (folder / "evaluation.json").exists():
       flags.append("--evaluate")
-    self.run(f"train {name}", ["-m", "vpd_jax.train", *flags], True)
+    self.run(f"train {name}", ["-m", "vpd_jax.train", *flags], is_beside=True)
 
   def report(self) -> None:
     """Writes WORKDIR/report and prints the table."""

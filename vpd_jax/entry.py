@@ -54,10 +54,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
       print(f"(traceback: {_write_traceback()})", file=sys.stderr)
       sys.exit(1)
 
-  app.run(guarded, flags_parser=_parse)
+  app.run(guarded, flags_parser=parse)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def parse(argv: Sequence[str]) -> list[str]:
   """As absl, but help is no failure, and an unknown option of a config a line."""
   for name in _HELP_FLAGS:
     _end_well(flags.FLAGS[name])

@@ -4,6 +4,8 @@ import ctypes
 import os
 import platform
 
+# XLA on CPU has at most as many threads as this variable says.
+THREADS_VARIABLE = "NPROC"
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
@@ -21,9 +23,9 @@ def keep_freed_memory() -> None:
   a step. All threads share one arena: those of their own hold no buffer over
   64 MiB, and such a one is mapped and given back each time whatever the limits.
   Buffers of 2 GiB and more still are. The price: the process keeps what it used
-  at its peak, and a buffer that no longer fits between others gets another place;
-  steps that use 2.3 GB came to hold 4.4 GB. Does nothing elsewhere than on Linux
-  with glibc.
+  at its peak, and a buffer that no longer fits between others gets another place,
+  so that a process may come to hold twice what a step uses. Does nothing elsewhere
+  than on Linux with glibc.
   """
   if not _has_glibc():
     return
@@ -46,7 +48,7 @@ def _has_glibc() -> bool:
 
 
 def usable_cores() -> int:
-  """Number of cores that XLA uses here: NPROC, if set, is its limit."""
+  """Number of cores that XLA uses here; `THREADS_VARIABLE` may limit them."""
   cores = len(os.sched_getaffinity(0))
-  limit = os.environ.get("NPROC", "")
+  limit = os.environ.get(THREADS_VARIABLE, "")
   return min(cores, int(limit)) if limit.isdecimal() and int(limit) else cores
