@@ -108,8 +108,73 @@ class Attention(nnx.Module):
     )
     return self.out(y_BTNH.reshape(*x_BTD.shape[:2], -1), out_key)
 
+  def across(
+    self,
+    x_BTD: jax.Array,
+    other_BSE: jax.Array,
+    mask_BTS: jax.Array | None,
+    key: jax.Array | None = None,
+  ) -> jax.Array:
+    """Attends to another sequence, of which nothing is kept.
+
+    As `keys_values` and a call, which it is where there are many queries. For a
+    few, fewer than a head is wide, both products with all of y cost more than
+    these, with a head's columns of the matrices:
+
+      (x W_Q) (y W_K)^T       = ((x W_Q) W_K^T) y^T
+      softmax(...) (y W_V)    = (softmax(...) y) W_V
+
+    DeepSeek-AI, DeepSeek-V2, arXiv:2405.04434, section 2.1.2, decode so.
+
+    Args:
+      x_BTD: float[B, T, D], where queries come from.
+      other_BSE: float[B, S, E], where keys and values come from.
+      mask_BTS, key: as in a call.
+
+    Returns:
+      float[B, T, D].
+    """
+    kv_key, own_key = layers.split(key, 2)
+    queries, width = x_BTD.shape[1], other_BSE.shape[-1]
+    if not self._can_turn(key) or not is_turned(
+      queries, other_BSE.shape[1], width, self.head_width
+    ):
+      keys_values = self.keys_values(other_BSE, kv_key)
+      return self(x_BTD, *keys_values, mask_BTS, key=own_key)
+    query_key, out_key = layers.split(own_key, 2)
+    q_BTNH = self._split(self.query(x_BTD, query_key)) * self.scale
+    q_BTNE = self.key.by_group(q_BTNH, self.heads, is_back=True)
+    other_BS1E = other_BSE[:, :, None]
+    y_BTNE = attend(q_BTNE, other_BS1E, other_BS1E, mask_BTS)
+    y_BTNH = self.value.by_group(y_BTNE, self.heads)
+    return self.out(y_BTNH.reshape(*x_BTD.shape[:2], -1), out_key)
+
+  def _can_turn(self, key: jax.Array | None) -> bool:
+    """Whether keys and values are products, with nothing before or after."""
+    return self.query_norm is None and all(
+      linear.bias is None
+      # A quantized one would be kept, made float, for the gradient.
+      and isinstance(linear.kernel, nnx.Param)
+      and (key is None or linear.lora is None or not linear.lora.dropout)
+      for linear in (self.key, self.value)
+    )
+
   def _split(self, x_BTI: jax.Array) -> jax.Array:
     return x_BTI.reshape(*x_BTI.shape[:2], self.heads, self.head_width)
+
+
+def is_turned(queries: int, keys: int, width: int, head_width: int) -> bool:
+  """Whether `Attention.across` makes no keys: by FLOPs, for T below about H.
+
+  Args:
+    queries, keys: T, S.
+    width: E, of the sequence that keys come from.
+    head_width: H.
+  """
+  # For each head and 4 FLOPs: matrices, then scores and sums.
+  made = keys * width * head_width + queries * keys * head_width
+  turned = queries * width * head_width + queries * keys * width
+  return turned < made
 
 
 def attend(
@@ -155,7 +220,7 @@ def attend(
   if softcap is not None:
     scores = softcap * jnp.tanh(scores / softcap)
   if bias_NTS is not None:
-    scores = scores + bias_NTS[None]
+    scores = _add_bias(scores, bias_NTS)
   if mask_BTS is not None:
     scores = jnp.where(mask_BTS[:, None], scores, MASKED)
   # Softmax with its division last: of what is summed, [T, H], not of the
@@ -173,6 +238,31 @@ def attend(
     y_BNTH = y_BKGTH.reshape(q_BNTH.shape)
   y_BNTH = (y_BNTH.astype(jnp.float32) / total_BNT1).astype(v_BKSH.dtype)
   return y_BNTH.swapaxes(1, 2)
+
+
+@jax.custom_vjp
+def _add_bias(scores_BNTS: jax.Array, bias_NTS: jax.Array) -> jax.Array:
+  """Both float32; the gradient of the bias sums over the batch."""
+  return scores_BNTS + bias_NTS[None]
+
+
+def _add_bias_forward(scores_BNTS, bias_NTS):
+  return _add_bias(scores_BNTS, bias_NTS), None
+
+
+def _add_bias_backward(_, grad_BNTS):
+  def product(grad_BNTS):
+    ones_B = jnp.ones(len(grad_BNTS), grad_BNTS.dtype)
+    return jnp.einsum("B,BNTS->NTS", ones_B, grad_BNTS)
+
+  # XLA's sum over a first axis takes ten times as long on CPU and more.
+  bias_grad_NTS = jax.lax.platform_dependent(
+    grad_BNTS, cpu=product, default=lambda grad_BNTS: jnp.sum(grad_BNTS, axis=0)
+  )
+  return grad_BNTS, bias_grad_NTS
+
+
+_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def held(

@@ -17,6 +17,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vpd_jax.models import attention as attention_lib
+
 # In the order in which data moves: each is computed from those before it.
 # "embed" computes nothing; its parameters are below what comes after.
 PARTS = ("image", "embed", "encode", "decode", "head")
@@ -59,6 +61,21 @@ def attention(
   """Scores and sums of all heads together, which are `width` wide."""
   count = Count(attention=4.0 * queries * keys * width)
   return count * 0.5 if is_causal else count
+
+
+def across(
+  queries: int, keys: int, width: int, heads: int, head_width: int
+) -> Count:
+  """Keys, values, scores and sums over another sequence, `width` wide.
+
+  As `models.attention.Attention.across` computes them: few queries make no keys.
+  """
+  inner = heads * head_width
+  if attention_lib.is_turned(queries, keys, width, head_width):
+    turned = product(queries, width, 2 * inner)
+    return turned + attention(queries, keys, heads * width)
+  made = product(keys, width, 2 * inner)
+  return made + attention(queries, keys, inner)
 
 
 def vit(options: Mapping[str, Any], image_px: int) -> tuple[Count, int]:

@@ -247,6 +247,42 @@ class Linear(nnx.Module):
       y = y + _row(self.bias, y)
     return y if update is None else y + update(x, key)
 
+  def by_group(
+    self, x: jax.Array, groups: int, *, is_back: bool = False
+  ) -> jax.Array:
+    """Each row through one group of the columns, or back.
+
+    Without bias and dropout, and not of a quantized kernel.
+
+    Args:
+      x: float[..., G, I], or float[..., G, O / G] where `is_back`.
+      groups: G adjacent groups of columns; row g goes through the g-th.
+      is_back: multiply by the group's transposed matrix.
+
+    Returns:
+      float[..., G, O / G], or float[..., G, I] where `is_back`.
+    """
+    y = _by_group(x, self.kernel[...], groups, is_back)
+    if self.lora is None:
+      return y
+    a, b = self.lora.a[...], self.lora.b[...]
+    if is_back:
+      low = _by_group(x, b, groups, is_back)
+      update = product(low, a.T.astype(x.dtype))
+    else:
+      low = product(x, a.astype(x.dtype))
+      update = _by_group(low, b, groups, is_back)
+    return y + update * self.lora.scale
+
+
+def _by_group(
+  x: jax.Array, matrix: jax.Array, groups: int, is_back: bool
+) -> jax.Array:
+  matrix = matrix.astype(x.dtype)
+  matrix_IGO = matrix.reshape(len(matrix), groups, -1)
+  equation = "...GO,IGO->...GI" if is_back else "...GI,IGO->...GO"
+  return jnp.einsum(equation, x, matrix_IGO)
+
 
 class Embedding(nnx.Module):
   """Token vectors."""

@@ -9,7 +9,7 @@ from flax import nnx
 
 from vpd_jax import lookup, optim, trees
 from vpd_jax.logs import mfu
-from vpd_jax.models import flops, lora
+from vpd_jax.models import attention, flops, lora
 from vpd_jax.models.pali import flops as pali
 from vpd_jax.models.pali import sizes
 
@@ -43,8 +43,10 @@ def _step(options, image_px, times, **remat):
   ],
 )
 def test_the_palis_take_what_the_table_says(
-  size, image_px, vit, lora, language, everything
+  size, image_px, vit, lora, language, everything, monkeypatch
 ):
+  # The table's label has keys and values of its own.
+  monkeypatch.setattr(attention, "is_turned", lambda *_: False)
   options = sizes.get(size) | {"vocab_size": 32100}
   found = [
     _step(options, image_px, times).model / 1e12
@@ -64,10 +66,17 @@ def test_a_forward_pass_by_hand():
   assert found["image"] == flops.Count(tower, 4 * 9 * 9 * 16)
   encode = 2 * 11 * (4 * 256 + 3 * 512)
   assert found["encode"] == flops.Count(encode, 4 * 11 * 11 * 16)
-  own = 2 * 3 * (6 * 256 + 3 * 512)
-  attention = 2 * 3 * 3 * 16 + 4 * 3 * 11 * 16
-  assert found["decode"] == flops.Count(own + 2 * 11 * 512, attention)
   assert found["head"] == flops.Count(2 * 3 * 16 * 40)
+  # Heads are 8 wide: 3 tokens look across without keys and values, 8 with them.
+  for tokens, matrices, attended in (
+    (3, 2 * 3 * 512, 4 * 3 * 11 * 2 * 16),
+    (8, 2 * 11 * 512, 4 * 8 * 11 * 16),
+  ):
+    found = pali.forward(options, prompt=2, target=tokens)
+    own = 2 * tokens * (6 * 256 + 3 * 512)
+    causal = 2 * tokens * tokens * 16
+    expected = flops.Count(own + matrices, causal + attended)
+    assert found["decode"] == expected
 
 
 def test_images_are_encoded_once_for_all_their_questions():

@@ -162,11 +162,10 @@ class Decoder(nnx.Module):
 
     def body(block, carry, _):
       x_RTD, key = carry
-      key, kv_key, block_key = layers.split(key, 3)
+      key, block_key = layers.split(key, 2)
       x_RTD = layers.constrain(x_RTD, "batch")
-      cross = block.cross.keys_values(encoded_BSD, kv_key)
       x_RTD = block.attend_self(x_RTD, mask_1TT, bias_NTT, block_key)
-      x_RTD = block.attend_across(x_RTD, *cross, mask_BS, block_key)
+      x_RTD = block.attend_across(x_RTD, encoded_BSD, mask_BS, block_key)
       return (x_RTD, key), None
 
     options = {"is_scanned": self.is_scanned, "remat": self.remat}
@@ -216,9 +215,7 @@ class Decoder(nnx.Module):
     def body(block, x_R1D, layer):
       cross, own = layer
       x_R1D, own = block.extend_self(x_R1D, mask_1TS, bias_NTS, own, position)
-      x_R1D = block.attend_across(
-        x_R1D, *cross, context.mask_BS, None, is_held=True
-      )
+      x_R1D = block.extend_across(x_R1D, *cross, context.mask_BS)
       return x_R1D, own
 
     layers_ = ((context.keys, context.values), cache)
@@ -268,27 +265,30 @@ class DecoderBlock(nnx.Module):
     )
     return x_R1D, (keys, values)
 
-  def attend_across(
-    self, x_RTD, keys_BSNH, values_BSNH, mask_BS, key, *, is_held=False
-  ) -> jax.Array:
+  def attend_across(self, x_RTD, encoded_BSD, mask_BS, key) -> jax.Array:
     """float[R, T, D] -> float[R, T, D]: across, then through the MLP."""
-    attention_key, mlp_key, *drop_keys = layers.split(_fold(key, 1), 4)
-    # Cross-attention does not tell rows of an example from positions.
-    h_BTD = self.norm_cross(x_RTD).reshape(
-      keys_BSNH.shape[0], -1, x_RTD.shape[-1]
-    )
-    y_BTD = self.cross(
-      h_BTD,
-      keys_BSNH,
-      values_BSNH,
-      mask_BS[:, None, :],
-      key=attention_key,
-      is_held=is_held,
+    cross_key, mlp_key, *drop_keys = layers.split(_fold(key, 1), 4)
+    h_BTD = self._by_example(x_RTD, len(encoded_BSD))
+    y_BTD = self.cross.across(
+      h_BTD, encoded_BSD, mask_BS[:, None, :], cross_key
     )
     y_RTD = y_BTD.reshape(x_RTD.shape)
     x_RTD = x_RTD + layers.dropout(y_RTD, self.dropout, drop_keys[0])
     y_RTD = self.mlp(self.norm_mlp(x_RTD), mlp_key)
     return x_RTD + layers.dropout(y_RTD, self.dropout, drop_keys[1])
+
+  def extend_across(self, x_R1D, keys_BNSH, values_BNSH, mask_BS) -> jax.Array:
+    """As `attend_across` for one position, over what is held."""
+    h_BTD = self._by_example(x_R1D, len(keys_BNSH))
+    y_BTD = self.cross(
+      h_BTD, keys_BNSH, values_BNSH, mask_BS[:, None, :], is_held=True
+    )
+    x_R1D = x_R1D + y_BTD.reshape(x_R1D.shape)
+    return x_R1D + self.mlp(self.norm_mlp(x_R1D))
+
+  def _by_example(self, x_RTD, examples: int) -> jax.Array:
+    """Cross-attention does not tell rows of an example from positions."""
+    return self.norm_cross(x_RTD).reshape(examples, -1, x_RTD.shape[-1])
 
 
 def _fold(key: jax.Array | None, number: int) -> jax.Array | None:

@@ -23,7 +23,7 @@ def forward(
 
   Returns:
     "image", "encode", "decode" and "head" -> count. Cross-attention's keys
-    and values are in "decode".
+    and values are in "decode", where there are any.
   """
   image, patches = flops.vit(options, image_px or options["image_size"])
   vit_width = options["stem"][-1][1]
@@ -47,9 +47,10 @@ def text(
   ) * options["encoder_depth"]
   decode = (
     flops.product(target, width, 6 * inner + matrices * mlp_width)
-    + flops.product(encoded, width, 2 * inner)
     + flops.attention(target, target, inner, is_causal=True)
-    + flops.attention(target, encoded, inner)
+    + flops.across(
+      target, encoded, width, options["heads"], options["head_width"]
+    )
   ) * options["decoder_depth"]
   head = flops.head(options, target)
   return {"encode": encode, "decode": decode, "head": head}
