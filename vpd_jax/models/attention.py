@@ -118,8 +118,8 @@ class Attention(nnx.Module):
     """Attends to another sequence, of which nothing is kept.
 
     As `keys_values` and a call, which it is where there are many queries. For a
-    few, fewer than a head is wide, both products with all of y cost more than
-    these, with a head's columns of the matrices:
+    few, fewer than a head is wide, keys and values of all of y, the other
+    sequence, cost more than these, with a head's columns of the matrices:
 
       (x W_Q) (y W_K)^T       = ((x W_Q) W_K^T) y^T
       softmax(...) (y W_V)    = (softmax(...) y) W_V
@@ -255,7 +255,7 @@ def _add_bias_backward(_, grad_BNTS):
     ones_B = jnp.ones(len(grad_BNTS), grad_BNTS.dtype)
     return jnp.einsum("B,BNTS->NTS", ones_B, grad_BNTS)
 
-  # XLA's sum over a first axis takes ten times as long on CPU and more.
+  # On CPU XLA's sum over a first axis is far slower than memory is.
   bias_grad_NTS = jax.lax.platform_dependent(
     grad_BNTS, cpu=product, default=lambda grad_BNTS: jnp.sum(grad_BNTS, axis=0)
   )

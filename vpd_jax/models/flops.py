@@ -68,7 +68,8 @@ def across(
 ) -> Count:
   """Keys, values, scores and sums over another sequence, `width` wide.
 
-  As `models.attention.Attention.across` computes them: few queries make no keys.
+  As `models.attention.Attention.across` computes them: few queries make no
+  keys. Quantized ones do, and are counted so much too low.
   """
   inner = heads * head_width
   if attention_lib.is_turned(queries, keys, width, head_width):
