@@ -46,10 +46,11 @@ sys.path.insert(0, str(ROOT))
 from vpd_jax import host, optim, step  # noqa: E402
 from vpd_jax.losses import chunked, fused, plain  # noqa: E402
 from vpd_jax.models import attention, lora, output  # noqa: E402
+from vpd_jax.models.pali import flops as pali_flops  # noqa: E402
 from vpd_jax.models.pali import model as pali  # noqa: E402
 from vpd_jax.models.pali import sizes  # noqa: E402
 
-PARTS = ("speed", "memory", "lora")
+PARTS = ("speed", "memory", "lora", "bound")
 # Pixels of the real thing -> patches along a side, a quarter as many in all.
 GRIDS = {"448": 16, "812": 29}
 PATCH, PROMPT, LABEL, RATIONALE = 14, 16, 4, 64
@@ -92,8 +93,10 @@ def main() -> None:
         rows += speed(px, args.repeats)
     elif part == "memory":
       rows += memory()
-    else:
+    elif part == "lora":
       rows += lora_bytes()
+    else:
+      rows += bound()
   result = {
     "date": datetime.date.today().isoformat(),
     "command": " ".join(["python", "benchmarks/train_step.py", *sys.argv[1:]]),
@@ -423,6 +426,45 @@ def lora_bytes() -> list[dict[str, Any]]:
         gradients_mb=_nbytes(trained) / 1e6,
         optimizer_mb=_nbytes(opt_state) / 1e6,
         frozen_mb=_nbytes(frozen) / 1e6,
+      )
+  return rows
+
+
+def bound() -> list[dict[str, Any]]:
+  """What PaLI-3's own shape would gain, were every FLOP as fast as another.
+
+  A matrix counts once forward, once for the gradient of its input, once for its
+  own; in two passes all of it twice, once for each target.
+  """
+  rows: list[dict[str, Any]] = []
+  options = {**sizes.get("pali3_5b"), "vocab_size": HEAD["vocab"]}
+  for px in GRIDS:
+    label, rationale = (
+      pali_flops.forward(options, prompt=64, target=target, image_px=int(px))
+      for target in (16, 256)
+    )
+    image = label["image"].total
+    text = sum(
+      count.total
+      for target in (label, rationale)
+      for part, count in target.items()
+      if part != "image"
+    )
+    for case, of_image, of_text, questions in (
+      ("lora, frozen tower", 1, 2, 1),
+      ("all trained", 3, 3, 1),
+      ("lora, frozen tower, 4 questions an image", 1, 2, 4),
+    ):
+      rest = of_text * text * questions
+      ratio = (2 * questions * of_image * image + rest) / (
+        of_image * image + rest
+      )
+      _add(
+        rows,
+        claim="FLOPs of two passes against fused, pali3_5b",
+        case=case,
+        px=px,
+        ratio=ratio,
       )
   return rows
 
