@@ -6,11 +6,11 @@ PY = $(VENV)/bin/python
 .PHONY: help quickstart photos reproduce base test hosts parity check clean
 
 help:
-	@echo "make quickstart  environment, data, base to students, report (10 to 16 min)"
+	@echo "make quickstart  environment, data, base to students, report (10 to 25 min)"
 	@echo "make photos      the same stages on real photographs (1 min)"
 	@echo "make reproduce   three seeds, all arms, the longer table (hours)"
 	@echo "make base        trains the shipped base model anew (20 min)"
-	@echo "make test        environment with test extras, tests (8 to 13 min)"
+	@echo "make test        environment with test extras, tests (8 to 18 min)"
 	@echo "make hosts       tests of training in several processes (2 min)"
 	@echo "make parity      our models against transformers', with a table"
 	@echo "make check       lint, format, types"

@@ -234,6 +234,9 @@ def compile_step(
     seed=config.seed,
     accumulate=parts.optimizer.accumulate,
     ema_decay=parts.optimizer.ema_decay,
+    cast_params=functools.partial(
+      lora.lowered, dtype=config.loss.get("dtype") or "float32"
+    ),
   )
 
 

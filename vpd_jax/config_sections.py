@@ -96,6 +96,7 @@ def optimizer(**options: Any) -> dict[str, Any]:
     b1=float,
     b2=float,
     eps=float,
+    moments_dtype=str,
     weight_decay=float,
     clip_norm=float,
     accumulate=int,

@@ -116,7 +116,8 @@ def _model_lines(config: Any, memory: int | None) -> Iterator[Line]:
     )
 
   state = parts.state
-  # A gradient is as large as what it is of.
+  # A gradient is as large as what it is of, or half of it beside a copy that is
+  # the other half, see `lora.lowered`.
   shares = {
     "trained parameters": share(state.params),
     "gradients": share(state.params),

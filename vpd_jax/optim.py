@@ -5,7 +5,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ def make(
   eps: float | None = None,
   momentum: float | None = None,
   momentum_dtype: str | None = None,
+  moments_dtype: str | None = None,
   decay_rate: float | None = None,
   clip_update_rms: float | None = None,
   scale_by_params: bool | None = None,
@@ -71,9 +72,9 @@ def make(
     schedule: of SCHEDULES, after the warm-up.
     warmup_steps: linear from 0 to the peak.
     final_lr_share, rsqrt_steps: of the schedule, see there. None: as it says.
-    b1, b2, eps, momentum, momentum_dtype, decay_rate, clip_update_rms,
-      scale_by_params, min_factored: of the optimizer, see there; only those
-      that it takes. None: as it says.
+    b1, b2, eps, momentum, momentum_dtype, moments_dtype, decay_rate,
+      clip_update_rms, scale_by_params, min_factored: of the optimizer, see
+      there; only those that it takes. None: as it says.
     weight_decay: decoupled, on matrices only, not on scales and biases.
     clip_norm: of all trained gradients together; 0 for none.
     accumulate: parts that a batch is cut into, one after the other.
@@ -128,6 +129,7 @@ def make(
       "eps": eps,
       "momentum": momentum,
       "momentum_dtype": momentum_dtype,
+      "moments_dtype": moments_dtype,
       "decay_rate": decay_rate,
       "clip_update_rms": clip_update_rms,
       "scale_by_params": scale_by_params,
@@ -161,10 +163,76 @@ def make(
 
 
 def _adamw(
-  *, b1: float = 0.9, b2: float = 0.98, eps: float = 1e-8
+  *,
+  b1: float = 0.9,
+  b2: float = 0.98,
+  eps: float = 1e-8,
+  moments_dtype: str = "float32",
 ) -> optax.GradientTransformation:
-  """Adam's two moments; VPD uses 0.9 and 0.98."""
-  return optax.scale_by_adam(b1, b2, eps)
+  """Adam's two moments; VPD uses 0.9 and 0.98.
+
+  `moments_dtype`: that both are kept in between steps. "bfloat16" halves them;
+  each step computes in float32 and rounds up or down by chance, so that small
+  changes are not lost: to the nearest, a moment of b2 = 0.999 would never
+  shrink, for a step changes it by less than half of its last place.
+
+  Source: Kingma and Ba, arXiv:1412.6980; for the rounding Gupta et al.,
+  arXiv:1502.02551.
+  """
+  if moments_dtype not in ("float32", "bfloat16"):
+    raise ValueError(
+      f"optim.moments_dtype={moments_dtype!r} is neither 'float32' nor"
+      " 'bfloat16'."
+    )
+  adam = optax.scale_by_adam(b1, b2, eps)
+  if moments_dtype == "float32":
+    return adam
+
+  def with_moments_in(dtype, state) -> optax.ScaleByAdamState:
+    mu, nu = (optax.tree.cast(x, dtype) for x in (state.mu, state.nu))
+    return state._replace(mu=mu, nu=nu)
+
+  def init(params):
+    return with_moments_in(jnp.bfloat16, adam.init(params))
+
+  def update(updates, state, params=None):
+    exact = with_moments_in(jnp.float32, state)
+    updates, after = adam.update(updates, exact, params)
+    exact = cast(optax.ScaleByAdamState, after)
+    # Of the step's number alone: a resumed run draws what an unbroken one does.
+    key = jax.random.fold_in(jax.random.key(0), exact.count)
+    mu, structure = jax.tree.flatten(exact.mu)
+    pairs = [
+      _rounded(jax.random.fold_in(key, i), *pair)
+      for i, pair in enumerate(zip(mu, jax.tree.leaves(exact.nu), strict=True))
+    ]
+    mu, nu = (
+      jax.tree.unflatten(structure, moment)
+      for moment in zip(*pairs, strict=True)
+    )
+    return updates, exact._replace(mu=mu, nu=nu)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _rounded(
+  key: jax.Array, a: jax.Array, b: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Two float32 arrays of a shape in bfloat16, by chance up or down.
+
+  Without bias: the nearer neighbour is the likelier, so the mean is the number.
+  """
+  # Half of a draw's bits for each. What is added is under a last place.
+  draw = jax.random.bits(key, a.shape, jnp.uint32)
+
+  def rounded(x, noise):
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + noise
+    kept = jax.lax.bitcast_convert_type(
+      bits & jnp.uint32(0xFFFF0000), jnp.float32
+    )
+    return kept.astype(jnp.bfloat16)
+
+  return rounded(a, draw >> 16), rounded(b, draw & jnp.uint32(0xFFFF))
 
 
 def _lion(

@@ -1,5 +1,7 @@
 """Schedules, clipping, decay and freezing."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,6 +138,89 @@ def test_adafactors_memory_of_the_second_moment_has_a_cap():
   np.testing.assert_allclose(updates["w"], -10 / 50.5**0.5, rtol=1e-4)
 
 
+@functools.cache
+def _moments(dtype, b2, drop_after, steps):
+  """Adam's second moment and update after gradients that fall to a tenth."""
+  tx = optim.OPTIMIZERS["adamw"](b2=b2, moments_dtype=dtype)
+  params = {"w": jnp.zeros((64, 64))}
+
+  def one(state, number):
+    draw = jax.random.normal(jax.random.key(number), (64, 64))
+    scale = jnp.where(number < drop_after, 1.0, 0.1)
+    updates, state = tx.update({"w": draw * scale}, state, params)
+    return state, updates["w"]
+
+  state, updates = jax.lax.scan(one, tx.init(params), jnp.arange(steps))
+  return state, updates[-1]
+
+
+def test_adams_moments_may_be_half_as_wide():
+  params = {"w": jnp.zeros((4, 4)), "v": jnp.zeros(3)}
+  whole, half = (
+    optim.make(total_steps=10, lr=1.0, moments_dtype=dtype).tx.init(params)
+    for dtype in (None, "bfloat16")
+  )
+  assert jax.tree.structure(whole) == jax.tree.structure(half)
+  sizes = [
+    sum(x.nbytes for x in jax.tree.leaves(state) if x.ndim)
+    for state in (whole, half)
+  ]
+  assert sizes == [2 * 4 * 19, 2 * 2 * 19]
+
+
+@pytest.mark.parametrize("b2", [0.98, 0.999])
+def test_moments_rounded_by_chance_follow_the_exact_ones(b2):
+  """Rounded to the nearest, b2 = 0.999 ends some 40 times too high."""
+  steps = round(6 / (1 - b2))
+  exact, rounded = (
+    _moments(dtype, b2, steps // 3, steps) for dtype in ("float32", "bfloat16")
+  )
+  assert rounded[0].nu["w"].dtype == rounded[0].mu["w"].dtype == jnp.bfloat16
+  for moment, tolerance in (("mu", 2e-4), ("nu", 1e-2)):
+    a, b = (
+      np.asarray(getattr(x[0], moment)["w"], np.float64)
+      for x in (exact, rounded)
+    )
+    # Without bias: 4096 numbers, each off by a few hundredths.
+    scale = np.abs(a).mean()
+    assert abs(np.mean(b - a)) < tolerance * scale, moment
+    assert 0 < np.abs(b - a).mean() < 0.1 * scale, moment
+  off = jnp.abs(exact[1] - rounded[1]).mean() / jnp.abs(exact[1]).mean()
+  assert off < 0.05
+
+
+def test_rounding_by_chance_is_of_the_step_alone():
+  """So that a resumed run is the unbroken one; and steps round differently."""
+  tx = optim.OPTIMIZERS["adamw"](moments_dtype="bfloat16")
+  params = {"w": jnp.zeros((64, 64)), "x": jnp.zeros((64, 64))}
+  grads = jax.tree.map(lambda x: x + 1.001, params)
+  _, first = tx.update(grads, tx.init(params))
+  _, again = tx.update(grads, tx.init(params))
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  later = tx.init(params)._replace(count=jnp.array(1, jnp.int32))
+  _, other = tx.update(grads, later)
+  for a, b in (
+    (first.mu["w"], other.mu["w"]),
+    (first.mu["w"], first.mu["x"]),
+    # The two moments have bits of their own.
+    (first.mu["w"] > 0.1001, first.nu["w"] > 0.020040),
+  ):
+    assert bool((a != b).any())
+
+
+def test_rounding_by_chance_does_not_depend_on_where_arrays_lie():
+  tx = optim.OPTIMIZERS["adamw"](moments_dtype="bfloat16")
+  grads = {"w": jax.random.normal(jax.random.key(0), (16, 24))}
+  mesh = jax.make_mesh((2, 4), ("data", "fsdp"))
+  cut = jax.NamedSharding(mesh, jax.P("fsdp", "data"))
+  after = [
+    jax.jit(tx.update)(x, tx.init(x))
+    for x in (grads, jax.device_put(grads, cut))
+  ]
+  assert after[1][1].nu["w"].sharding == cut
+  jax.tree.map(np.testing.assert_array_equal, *after)
+
+
 def _params():
   """A stack of two blocks, a head, and the vectors that go with them."""
   return {
@@ -223,6 +308,11 @@ def test_frozen_matrices_are_kept_in_the_dtype_that_is_asked_for():
       r"final_lr_share is no option of .*'constant', which takes none",
     ),
     ({"schedule": "rsqrt"}, r"needs optim.rsqrt_steps"),
+    ({"moments_dtype": "float16"}, r"optim.moments_dtype='float16' is neither"),
+    (
+      {"name": "lion", "moments_dtype": "bfloat16"},
+      r"moments_dtype is no option of optim.name='lion'",
+    ),
     ({"accumulate": 0}, r"optim.accumulate=0"),
     ({"ema_decay": 1.0}, r"ema_decay=1.0"),
   ],

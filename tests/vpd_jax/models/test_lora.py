@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -357,6 +358,33 @@ def test_only_updates_are_trained():
   after = trees.flatten_with_names(state.all_params)
   moved = {n for n, x in after.items() if np.abs(x - before[n]).max() > 0}
   assert moved == updates
+
+
+def test_gradients_of_updates_in_a_stack_may_be_of_the_activations_dtype():
+  """The same numbers, for a projection casts the updates to it anyway."""
+  made = _redraw(lora.add(_model(is_scanned=True), PATTERNS, rank=2, alpha=2.0))
+  state, parts = _trainer(made, train=(lora.UPDATES,))
+  cast = functools.partial(lora.lowered, dtype="bfloat16")
+  dtypes = {
+    ("blocks/" in name, str(x.dtype))
+    for name, x in trees.flatten_with_names(cast(state.params)).items()
+  }
+  # The image's projection is in no stack.
+  assert dtypes == {(True, "bfloat16"), (False, "float32")}
+  options = parts | {
+    "loss": functools.partial(fused.step_by_step, dtype="bfloat16"),
+    "tx": optax.trace(0.9),
+  }
+  state = step.init_state(state.params, options["tx"], state.frozen)
+  after = [
+    jax.jit(functools.partial(step.train_step, cast_params=how, **options))(
+      state, _batch()
+    )
+    for how in (None, cast)
+  ]
+  jax.tree.map(np.testing.assert_array_equal, *after)
+  moved = jax.tree.map(lambda x: jnp.abs(x).max(), after[0][0].opt_state.trace)
+  assert min(jax.tree.leaves(moved)) > 0
 
 
 def _lowered(made, **options):
