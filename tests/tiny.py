@@ -1,5 +1,7 @@
 """Tiny sizes shared by tests."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from flax import nnx
@@ -16,6 +18,26 @@ def pali(seed: int = 0, **changes):
   )
   graphdef, params = nnx.split(made, nnx.Param)
   return graphdef, nnx.to_pure_dict(params)
+
+
+def drawn(make: Callable[[], nnx.Module], seed: int = 0):
+  """A model of random weights, norms and biases too, as (graphdef, params).
+
+  Drawn by NumPy: compiling what a model draws them with takes a second.
+  """
+  graphdef, state = nnx.split(nnx.eval_shape(make), nnx.Param)
+  rng = np.random.default_rng(seed)
+
+  def draw(path, array):
+    noise = rng.standard_normal(array.shape).astype(np.float32)
+    name = jax.tree_util.keystr(path)
+    if "scale" in name or "bias" in name:
+      return jax.numpy.asarray(0.2 * noise + ("scale" in name))
+    width = array.shape[-1] if noise.ndim else 1
+    return jax.numpy.asarray(noise / np.sqrt(width))
+
+  shapes = nnx.to_pure_dict(state)
+  return graphdef, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def batch(rows: int = 4, seed: int = 0) -> dict[str, np.ndarray]:

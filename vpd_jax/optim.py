@@ -202,9 +202,10 @@ def _adamw(
     # Of the step's number alone: a resumed run draws what an unbroken one does.
     key = jax.random.fold_in(jax.random.key(0), exact.count)
     mu, structure = jax.tree.flatten(exact.mu)
+    keys = jax.random.split(key, len(mu))
     pairs = [
-      _rounded(jax.random.fold_in(key, i), *pair)
-      for i, pair in enumerate(zip(mu, jax.tree.leaves(exact.nu), strict=True))
+      _rounded(*given)
+      for given in zip(keys, mu, jax.tree.leaves(exact.nu), strict=True)
     ]
     mu, nu = (
       jax.tree.unflatten(structure, moment)

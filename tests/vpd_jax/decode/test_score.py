@@ -1,5 +1,7 @@
 """Scores of options against the softmax of the full forward."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +70,8 @@ def test_rows_know_neither_neighbours_nor_padding(parts, case):
 def test_slices_change_nothing(parts, case, monkeypatch, positions):
   # 9 rows of 4 tokens: slices of 1, 1, 2 and 3 tokens, the last with room.
   monkeypatch.setattr(score, "POSITIONS", positions)
-  found = score.score_options(step.merge(*parts), *case[:-1])
+  model = step.merge(*parts)
+  found = jax.jit(functools.partial(score.score_options, model))(*case[:-1])
   np.testing.assert_allclose(found.sum, case[-1].sum, atol=1e-5)
 
 

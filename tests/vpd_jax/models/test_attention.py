@@ -1,5 +1,7 @@
 """Attention across another sequence, with keys and without; the bias's gradient."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,12 +59,16 @@ def _both(holder, x_BTD, other_BSD, mask_B1S, key=None):
     made = cross.keys_values(other_BSD, kv_key)
     return cross(x_BTD, *made, mask_B1S, key=own_key)
 
-  found = []
-  for function in (across, by_keys):
-    y_BTD, back = jax.vjp(function, params, x_BTD, other_BSD)
+  @functools.partial(jax.jit, static_argnums=0)
+  def both_ways(function, *inputs):
+    y_BTD, back = jax.vjp(function, *inputs)
     of_y = jax.random.normal(jax.random.key(2), y_BTD.shape)
-    found.append((y_BTD, back(of_y.astype(y_BTD.dtype))))
-  return found
+    return y_BTD, back(of_y.astype(y_BTD.dtype))
+
+  return [
+    both_ways(function, params, x_BTD, other_BSD)
+    for function in (across, by_keys)
+  ]
 
 
 def _compare(found, tolerance):
@@ -144,8 +150,9 @@ def test_the_gradient_of_a_bias_sums_over_the_batch(batch):
   def of(bias, q, k, v):
     return jnp.sum(attention.attend(q, k, v, None, bias) ** 2)
 
-  found = jax.grad(of)(bias_NSS, q, k, v)
-  of_each = jax.vmap(
-    lambda bias, *qkv: jax.grad(of)(bias, *(x[None] for x in qkv))
-  )(repeated, q, k, v)
+  def of_one(bias, *qkv):
+    return jax.grad(of)(bias, *(x[None] for x in qkv))
+
+  found = jax.jit(jax.grad(of))(bias_NSS, q, k, v)
+  of_each = jax.jit(jax.vmap(of_one))(repeated, q, k, v)
   np.testing.assert_allclose(found, of_each.sum(0), rtol=1e-4, atol=1e-5)

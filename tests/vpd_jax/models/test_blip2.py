@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests import compiled
+from tests import compiled, tiny
 from vpd_jax import step, trees
 from vpd_jax.input import preprocess
 from vpd_jax.models import layers
@@ -30,19 +30,7 @@ pytestmark = pytest.mark.usefixtures("strict_dtypes")
 def made(cls, size, **changes):
   """A random model, norms and biases too, by (graphdef, params)."""
   options = {"vocab_size": VOCAB} | sizes.get(size) | changes
-  abstract = nnx.eval_shape(lambda: cls(**options))
-  graphdef, state = nnx.split(abstract, nnx.Param)
-  rng = np.random.default_rng(0)
-
-  def draw(path, array):
-    noise = rng.standard_normal(array.shape).astype(np.float32)
-    name = jax.tree_util.keystr(path)
-    if "scale" in name or "bias" in name:
-      return jnp.asarray(0.2 * noise + ("scale" in name))
-    return jnp.asarray(noise / np.sqrt(array.shape[-1] if noise.ndim else 1))
-
-  shapes_ = nnx.to_pure_dict(state)
-  return graphdef, jax.tree_util.tree_map_with_path(draw, shapes_)
+  return tiny.drawn(lambda: cls(**options))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +80,8 @@ def test_image_and_prompt_are_both_read(writer):
 
 
 def test_an_image_is_as_many_tokens_as_there_are_queries(writer):
-  tokens = writer.model.encode_image(images(), jnp.bfloat16)
+  encode = functools.partial(writer.model.encode_image, dtype=jnp.bfloat16)
+  tokens = jax.jit(encode)(images())
   assert (tokens.shape, tokens.dtype) == ((2, 3, 16), jnp.bfloat16)
   encoded, mask = writer.encode(tokens, texts())
   assert (encoded.shape, encoded.dtype) == ((2, 3 + 7, 16), jnp.bfloat16)
@@ -131,7 +120,8 @@ def test_scanned_blocks_are_unrolled_blocks():
 def test_gelu_can_be_exact(writer):
   graphdef, params = made(model.Model, "debug", is_gelu_exact=True)
   given = images(), texts(), texts(seed=2)
-  exact, usual = step.merge(graphdef, params)(*given), writer(*given)
+  exact = compiled.Compiled(step.merge(graphdef, params))(*given)
+  usual = writer(*given)
   assert 1e-5 < float(jnp.abs(exact - usual).max()) < 0.1
   with pytest.raises(ValueError, match="is_gelu_exact=True, but mlp='relu'"):
     made(model.Model, "debug", is_gelu_exact=True, mlp="relu")
@@ -213,19 +203,21 @@ def test_writing_after_seeing_is_one_pass_over_both(matcher):
   """
   former, tokens = matcher.qformer, matcher.encode_image(images())
   text_BTD = matcher.embedding(texts())
-  queries = former.see(tokens)
+  write = jax.jit(former.write)
+  queries = matcher.see(tokens)
   count, length = queries.hidden_BQD.shape[1], text_BTD.shape[1]
   mask = np.tril(np.ones((count + length, count + length), bool))
   mask[:count, :count] = True
   x = jnp.broadcast_to(former.queries[...][None], queries.hidden_BQD.shape)
   x = former.norm(jnp.concatenate([x, text_BTD], axis=1))
-  both, _ = former._run(x, count, jnp.asarray(mask)[None], tokens, None)
-  written = former.write(queries, text_BTD)
+  run = jax.jit(former._run, static_argnums=1)
+  both, _ = run(x, count, jnp.asarray(mask)[None], tokens, None)
+  written = write(queries, text_BTD)
   np.testing.assert_allclose(both[:, :count], queries.hidden_BQD, atol=1e-5)
   np.testing.assert_allclose(both[:, count:], written, atol=1e-5)
   inputs = jnp.full((2, 1), matcher.start_id).astype(jnp.int32)
   inputs = jnp.concatenate([inputs, texts()[:, :-1]], axis=1)
-  hidden = former.write(queries, matcher.embedding(inputs))
+  hidden = write(queries, matcher.embedding(inputs))
   np.testing.assert_allclose(
     matcher.lm_head(hidden, matcher.embedding.words),
     matcher.lm_logits(queries, texts()),
@@ -234,13 +226,9 @@ def test_writing_after_seeing_is_one_pass_over_both(matcher):
 
 
 def test_heads_that_are_not_there_are_named():
-  bare = step.merge(
-    *made(
-      retrieval.Retrieval,
-      "debug_itm",
-      has_contrast_head=False,
-      has_match_head=False,
-    )
+  options = dict(has_contrast_head=False, has_match_head=False)
+  bare = compiled.Compiled(
+    step.merge(*made(retrieval.Retrieval, "debug_itm", **options))
   )
   assert bare.temperature is None
   tokens = bare.encode_image(images())

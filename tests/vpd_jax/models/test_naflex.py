@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests import compiled
 from vpd_jax.models import layers, naflex, resize, vit
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -26,13 +27,15 @@ def _tower(is_scanned=True):
 
 @pytest.fixture(scope="module")
 def tower():
-  return _tower()
+  return compiled.Compiled(_tower())
 
 
 def test_positions_are_those_of_resize(tower):
   table = tower.positions[...]
   grids = [(4, 4), (2, 3), (1, 12), (7, 1)]
-  ours = naflex.positions(table, jnp.array(grids), 16)
+  ours = jax.jit(naflex.positions, static_argnums=2)(
+    table, jnp.array(grids), 16
+  )
   for row, (height, width) in zip(ours, grids, strict=True):
     count = height * width
     expected = resize.positions(
@@ -51,12 +54,12 @@ def test_square_of_the_tables_size_is_a_vit(tower):
     mlp_width=24,
     rngs=layers.Keys(1),
   )
-  nnx.update(plain, nnx.state(tower))  # Names and shapes are the same.
+  nnx.update(plain, nnx.state(tower.model))  # Names and shapes are the same.
   image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
   cut = vit.patches(jnp.asarray(image), 2).reshape(2, 16, 12)
   grid = jnp.full((2, 2), 4)
   tokens = tower(naflex.Patches(cut, jnp.ones((2, 16), bool), grid))
-  np.testing.assert_allclose(tokens, plain(image), atol=1e-5)
+  np.testing.assert_allclose(tokens, jax.jit(plain)(image), atol=1e-5)
 
 
 def test_padding_changes_no_token(tower):
@@ -83,7 +86,7 @@ def test_bfloat16_stays_bfloat16(is_scanned):
   tokens = jax.jit(lambda image: tower(image, jnp.bfloat16))(image)
   assert tokens.dtype == jnp.bfloat16 and tokens.shape == (1, 8, 16)
   np.testing.assert_allclose(
-    tokens[:, :6].astype(jnp.float32), tower(image)[:, :6], atol=0.2
+    tokens[:, :6].astype(jnp.float32), jax.jit(tower)(image)[:, :6], atol=0.2
   )
 
 

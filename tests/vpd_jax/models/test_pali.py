@@ -82,7 +82,7 @@ def test_stem_in_steps_sees_a_whole_patch_and_nothing_else():
     **{k: sizes.WORLD[k] for k in ("stem", "vit_heads", "vit_mlp_width")},
     vit_depth=0,
   )
-  tower = step.merge(graphdef, params).vit
+  tower = jax.jit(step.merge(graphdef, params).vit)
   image = np.zeros((1, 48, 48, 3), np.uint8)
   changed = image.copy()
   changed[0, 20, 40, 1] = 255  # Row 1, column 2 of the patches.
@@ -217,8 +217,6 @@ def test_norms_by_hand():
 
 
 def test_every_parameter_has_one_axis_name_per_dimension():
-  from flax import nnx
-
   graphdef, params = tiny.pali()
   state = nnx.state(step.merge(graphdef, params), nnx.Param)
   variables = [v for _, v in nnx.to_flat_state(state)]
@@ -244,6 +242,7 @@ def test_dropout_of_the_blocks_is_for_training_alone(part, inputs):
   )
   image_BPD = whole.encode_image(image)
 
+  @nnx.jit
   def hidden(model, key):
     encode_key = key if part == "encoder" else None
     encoded = model.encode(image_BPD, prompt, encode_key)
