@@ -152,6 +152,28 @@ def test_checkpoint_goes_on_in_other_processes(
   _close(_losses(workdir), _losses(one))
 
 
+def test_a_full_disk_ends_all_and_costs_one_save(base, one, two, tmp_path):
+  workdir = _forget_last(two[0], tmp_path / "run")
+  # The nearest to a full disk that needs no mount: no file over 100 kB.
+  script = (
+    "import resource, runpy, sys;"
+    " resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+    " runpy.run_module(sys.argv.pop(1), run_name='__main__')"
+  )
+  flags = ["-c", script, *base[1][1:]]
+  start = time.monotonic()
+  ends = multihost.end(_start((base[0], flags), workdir, 2, 2))
+  assert time.monotonic() - start < 90, ends
+  assert [code for code, _, _ in ends] == [1, 1], ends
+  for _, _, stderr in ends:
+    assert re.search(
+      rf"cannot write a checkpoint .*\(step {STEPS - EVERY}\)", stderr
+    ), stderr
+  ends = _train(base, workdir, 2, 2)
+  assert f"resuming at step {STEPS - EVERY}" in ends[0][1]
+  _close(_losses(workdir), _losses(one))
+
+
 def test_sigterm_to_one_saves_on_all_at_one_step(base, tmp_path):
   flags = ("--config.total_steps=4000", "--config.checkpoint.every_steps=4000")
   runs = _start(base, tmp_path, 2, 2, *flags)

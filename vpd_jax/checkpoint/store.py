@@ -11,8 +11,9 @@ import contextlib
 import logging
 import os
 import pathlib
+import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ _ITEMS = ("state", "notes")
 # Devices that all hold an array each write a part of it, if it is as large.
 # Below this, to cut it (a small program for each shape) costs more.
 _LEAST_PART = 1 << 20
+_POLL_S = 0.01
 
 
 class Store:
@@ -68,12 +70,16 @@ class Store:
         _set_aside_incomplete(self._directory)
       if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"open {self._directory.name}")
+    self._failures: list[Exception] = []
+    handlers = {
+      "state": _arrays_handler(),
+      "notes": ocp.JsonCheckpointHandler(),
+    }
+    for handler in handlers.values():
+      _have_told(handler, self._failures.append)
     self._manager = ocp.CheckpointManager(
       self._directory,
-      item_handlers={
-        "state": _arrays_handler(),
-        "notes": ocp.JsonCheckpointHandler(),
-      },
+      item_handlers=handlers,
       # What goes with read_only; orbax sets it too, with a warning for each.
       options=ocp.CheckpointManagerOptions(
         max_to_keep=None if is_read_only else keep,
@@ -123,10 +129,8 @@ class Store:
     notes = {"input_state": dict(input_state), "meta": dict(meta)}
     arrays = trees.nest(trees.flatten_with_names(state))
     try:
-      stale = [s for s in self._manager.all_steps() if s >= step]
-      if stale:
-        self._manager.wait_until_finished()  # One may still be under way.
-      for stale_step in stale:
+      self._join()  # One may still be under way.
+      for stale_step in [s for s in self._manager.all_steps() if s >= step]:
         self._manager.delete(stale_step)
       self._manager.save(
         step,
@@ -142,15 +146,27 @@ class Store:
   def check(self) -> None:
     """OSError if a save failed since; does not wait for one under way."""
     # Orbax's own check_for_errors says nothing of a save that has ended.
-    if not self._manager.is_saving_in_progress():
+    if self._failures or not self._manager.is_saving_in_progress():
       self.wait()
 
   def wait(self) -> None:
     """Waits for the save that is under way; OSError if it failed."""
     try:
-      self._manager.wait_until_finished()
+      self._join()
     except (OSError, ValueError) as e:
       raise self._cannot_write(e) from e
+
+  def _join(self) -> None:
+    """Waits; of several processes, one whose own part failed says so at once.
+
+    Orbax's thread would first wait for the others, and they wait for it.
+    """
+    if jax.process_count() > 1:
+      while self._manager.is_saving_in_progress() and not self._failures:
+        time.sleep(_POLL_S)
+      if self._failures:
+        raise self._failures[0]
+    self._manager.wait_until_finished()
 
   def has(self, step: int) -> bool:
     """Whether there is a complete checkpoint of that step."""
@@ -350,6 +366,44 @@ def _arrays_handler() -> ocp.PyTreeCheckpointHandler:
       (jax.Array, handler), (np.ndarray, type_handlers.NumpyHandler())
     )
   )
+
+
+def _have_told(handler: Any, tell: Callable[[Exception], None]) -> None:
+  """Has a handler call `tell` with the error of a save as soon as there is one."""
+  save, finalize = handler.async_save, handler.finalize
+
+  @contextlib.contextmanager
+  def telling():
+    try:
+      yield
+    except Exception as e:
+      tell(e)
+      raise
+
+  async def save_telling(*args, **options):
+    with telling():
+      futures = await save(*args, **options)
+    return [_Telling(future, telling) for future in futures or ()]
+
+  def finalize_telling(*args):
+    with telling():
+      return finalize(*args)
+
+  handler.async_save, handler.finalize = save_telling, finalize_telling
+
+
+class _Telling:
+  """One of Orbax's futures, whose result is waited for under a context."""
+
+  def __init__(self, future: Any, context: Callable[[], Any]):
+    self._future, self._context = future, context
+
+  def result(self, timeout: float | None = None) -> Any:
+    with self._context():
+      return self._future.result(timeout=timeout)
+
+  def cancel(self) -> bool | None:
+    return self._future.cancel()
 
 
 def _make_writable(directory: pathlib.Path) -> None:

@@ -11,12 +11,17 @@ import logging
 import math
 import os
 import pathlib
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-import tensorboardX
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2, summary_pb2
+
+# How long events may stay in memory.
+_FLUSH_S = 10.0
 
 
 class Writer:
@@ -67,12 +72,8 @@ class Writer:
     if path.exists():
       _keep_until(path, resume_step, tuple(again))
     self._file = open(path, "a", encoding="utf-8")
-    self._tensorboard = tensorboardX.SummaryWriter(
-      os.fspath(folder / "tensorboard"),
-      # Tells TensorBoard to hide what an earlier process wrote past here.
-      purge_step=resume_step + 1,
-      flush_secs=10,
-    )
+    self._events_path = folder / "tensorboard"
+    self._events = _Events(self._events_path, resume_step + 1)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes one line; a value that is not finite becomes null.
@@ -86,10 +87,11 @@ class Writer:
     for name, value in values.items():
       number = float(value)
       row[name] = number if math.isfinite(number) else None
-      self._tensorboard.add_scalar(name, number, step)
-    with self._naming_path():
+    with _naming(self._path):
       self._file.write(json.dumps(row) + "\n")
       self._file.flush()
+    with _naming(self._events_path):
+      self._events.write(step, values)
     if self._wandb is not None:
       self._wandb.log({k: v for k, v in row.items() if k != "step"}, step=step)
 
@@ -101,23 +103,60 @@ class Writer:
     """
     try:
       if self._file is not None:
-        with self._naming_path():
+        with _naming(self._path):
           self._file.close()
-          self._tensorboard.close()
+        with _naming(self._events_path):
+          self._events.close()
     finally:
       if self._wandb is not None:
         self._wandb.finish()
 
-  @contextlib.contextmanager
-  def _naming_path(self) -> Iterator[None]:
-    try:
-      yield
-    except OSError as e:
-      raise OSError(
-        f"cannot write {self._path}: {e.strerror or e}. Free some space, or"
-        " check who may write there; run again, and training goes on from its"
-        " last checkpoint."
-      ) from e
+
+class _Events:
+  """TensorBoard's file, written by the caller: an error comes to it.
+
+  A thread that writes, as SummaryWriter's, dies of a full disk without a word,
+  and whoever gives it more then waits for ever.
+  """
+
+  def __init__(self, folder: pathlib.Path, first_step: int):
+    folder.mkdir(parents=True, exist_ok=True)
+    self._writer = event_file_writer.EventsWriter(
+      # TensorBoard reads files in the order of their names.
+      os.fspath(folder / "events"),
+      filename_suffix=f".{time.time_ns()}",
+    )
+    # Tells TensorBoard to hide what an earlier process wrote from here on.
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._add(step=first_step, session_log=start)
+    self._writer.flush()
+    self._flushed = time.monotonic()
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    scalars = [summary.scalar(name, float(x)) for name, x in values.items()]
+    parts = [part for scalar in scalars for part in scalar.value]
+    self._add(step=step, summary=summary_pb2.Summary(value=parts))
+    if time.monotonic() - self._flushed > _FLUSH_S:
+      self._writer.flush()
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    self._writer.close()
+
+  def _add(self, **parts: Any) -> None:
+    self._writer.write_event(event_pb2.Event(wall_time=time.time(), **parts))
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as e:
+    raise OSError(
+      f"cannot write {path}: {e.strerror or e}. Free some space, or check who"
+      " may write there; run again, and training goes on from its last"
+      " checkpoint."
+    ) from e
 
 
 def import_wandb() -> ModuleType:

@@ -1,6 +1,7 @@
 """metrics.jsonl and TensorBoard hold each step once, also after a resume."""
 
 import json
+import os
 import resource
 import sys
 import types
@@ -71,11 +72,29 @@ def test_a_full_disk_is_named_with_what_to_do(tmp_path):
   # The nearest to a full disk that needs no mount: no file over 4 kB.
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))
-  message = r"cannot write \S*/metrics.jsonl: .*Free some space.*goes on from"
+  files = "(metrics.jsonl|tensorboard)"
+  message = rf"cannot write \S*/{files}: .*Free some space.*goes on from"
   try:
     with pytest.raises(OSError, match=message):
       for step in range(100):
         log.write(step, {"a" * 90: 1.0})
+    with pytest.raises(OSError, match=message):
+      log.close()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_of_tensorboard_is_named_and_ends_writing(tmp_path):
+  """More scalars than any queue of events has room for."""
+  log = writer.Writer(tmp_path)
+  log._file = open(os.devnull, "w")
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))
+  message = r"cannot write \S*/tensorboard: .*Free some space.*goes on from"
+  try:
+    with pytest.raises(OSError, match=message):
+      for step in range(1000):
+        log.write(step, {f"scalar {i}": 1.0 for i in range(13)})
     with pytest.raises(OSError, match=message):
       log.close()
   finally:
