@@ -21,7 +21,7 @@ of image that it does not say.
 Source: Hu et al., arXiv:2312.03052, appendix B.3: rank 8 on encoder and
 decoder, AdamW with 0.9 and 0.98, cosine with 1 % of warm-up to 1e-4, 8000
 steps of 128, bfloat16. Not in the paper, and ours: lengths, no decay, clipping
-at 1, Adam's moments in bfloat16.
+at 1.
 """
 
 import ml_collections
@@ -61,7 +61,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     warmup_steps=c.total_steps // 100,
     b1=0.9,
     b2=0.98,
-    moments_dtype="bfloat16",
     frozen_dtype="bfloat16",
   )
   c.sharding = config_sections.sharding("fsdp", fsdp=-1)

@@ -59,7 +59,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     warmup_steps=c.total_steps // 100,
     b1=0.9,
     b2=0.98,
-    moments_dtype="bfloat16",
     frozen_dtype="bfloat16",
     # A 16th of the batch at a time: 8 images of 4096 patches.
     accumulate=16,

@@ -107,21 +107,34 @@ FLAGS = {
   "optim.accumulate": 2,
   "optim.clip_norm": 0.5,
   "optim.ema_decay": 0.99,
+  "optim.freeze": ("vit/",),
   "optim.frozen_dtype": "bfloat16",
+  "optim.momentum_dtype": "bfloat16",
   "optim.name": "lion",
   "optim.schedule": "rsqrt",
+  "optim.train": ("encoder/", "decoder/"),
   "optim.weight_decay": 0.1,
+}
+# The like, but not of the optimizer there.
+OTHER_FLAGS = {
+  "optim.clip_update_rms": 1.0,
+  "optim.decay_rate": 0.7,
+  "optim.min_factored": 8,
+  "optim.moments_dtype": "bfloat16",
+  "optim.momentum": 0.8,
+  "optim.scale_by_params": True,
 }
 
 
 @pytest.mark.parametrize("path,arg", EXPERIMENTS)
 def test_each_documented_option_is_a_flag(path, arg):
   argv = [f"--config={configs.ROOT}/configs/{path}:{arg}"]
-  argv += [f"--config.{name}={value}" for name, value in FLAGS.items()]
+  given = FLAGS | OTHER_FLAGS
+  argv += [f"--config.{name}={value}" for name, value in given.items()]
   found = flags.FlagValues()
   config_flags.DEFINE_config_file("config", flag_values=found, sys_argv=argv)
   found(["train", *argv])
-  for name, value in FLAGS.items():
+  for name, value in given.items():
     section, key = name.split(".")
     assert found["config"].value[section][key] == value, name
 

@@ -234,9 +234,6 @@ def compile_step(
     seed=config.seed,
     accumulate=parts.optimizer.accumulate,
     ema_decay=parts.optimizer.ema_decay,
-    cast_params=functools.partial(
-      lora.lowered, dtype=config.loss.get("dtype") or "float32"
-    ),
   )
 
 

@@ -97,10 +97,18 @@ def optimizer(**options: Any) -> dict[str, Any]:
     b2=float,
     eps=float,
     moments_dtype=str,
+    momentum=float,
+    momentum_dtype=str,
+    decay_rate=float,
+    clip_update_rms=float,
+    scale_by_params=bool,
+    min_factored=int,
     weight_decay=float,
     clip_norm=float,
     accumulate=int,
     ema_decay=float,
+    train=tuple,
+    freeze=tuple,
     frozen_dtype=str,
   )
 

@@ -116,8 +116,7 @@ def _model_lines(config: Any, memory: int | None) -> Iterator[Line]:
     )
 
   state = parts.state
-  # A gradient is as large as what it is of, or half of it beside a copy that is
-  # the other half, see `lora.lowered`.
+  # A gradient is as large as what it is of.
   shares = {
     "trained parameters": share(state.params),
     "gradients": share(state.params),

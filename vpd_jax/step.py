@@ -14,7 +14,6 @@ Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
 Loss = Callable[..., tuple[jax.Array, Metrics]]
 Totals = Callable[[Batch], Mapping[str, jax.Array]]
-Cast = Callable[[Params], Params]
 
 
 class TrainState(NamedTuple):
@@ -108,7 +107,6 @@ def train_step(
   seed: int = 0,
   accumulate: int = 1,
   ema_decay: float = 0.0,
-  cast_params: Cast | None = None,
 ) -> tuple[TrainState, Metrics]:
   """One update.
 
@@ -125,9 +123,6 @@ def train_step(
     accumulate: into how many parts the batch is cut, whose gradients are added
       one after the other; each part spans all devices. 1: it stays whole.
     ema_decay: how much of its moving average stays; 0: it is left as it is.
-    cast_params: the trained parameters -> those that the loss is given, in the
-      dtypes that their gradients are held in, such as `lora.lowered`. Parts of
-      a batch are summed in float32. None: as they are.
 
   Returns:
     (state after the step, metrics float32[] each, with the gradient's norm).
@@ -148,9 +143,8 @@ def train_step(
       model = merge(graphdef, join(params, state.frozen))
       return loss(model, batch, key, **shared)
 
-    seen = cast_params(state.params) if cast_params else state.params
     # Frozen parameters are closed over: nothing is computed for them.
-    return jax.grad(of_params, has_aux=True)(seen)
+    return jax.grad(of_params, has_aux=True)(state.params)
 
   if accumulate == 1:
     grads, metrics = gradients(batch, key)
@@ -158,8 +152,6 @@ def train_step(
     grads, metrics = _accumulated(
       gradients, state.params, cut_batch(batch, accumulate), key
     )
-  # Norms and moments are of float32; XLA computes this within them.
-  grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = cast(Params, optax.apply_updates(state.params, updates))
   ema = state.ema

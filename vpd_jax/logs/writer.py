@@ -20,6 +20,9 @@ from typing import Any
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2, summary_pb2
 
+# Their classes are made as they are imported, which pyright does not see.
+_EVENT: Any = event_pb2
+_SUMMARY: Any = summary_pb2
 # How long events may stay in memory.
 _FLUSH_S = 10.0
 
@@ -127,7 +130,7 @@ class _Events:
       filename_suffix=f".{time.time_ns()}",
     )
     # Tells TensorBoard to hide what an earlier process wrote from here on.
-    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    start = _EVENT.SessionLog(status=_EVENT.SessionLog.START)
     self._add(step=first_step, session_log=start)
     self._writer.flush()
     self._flushed = time.monotonic()
@@ -135,7 +138,7 @@ class _Events:
   def write(self, step: int, values: Mapping[str, float]) -> None:
     scalars = [summary.scalar(name, float(x)) for name, x in values.items()]
     parts = [part for scalar in scalars for part in scalar.value]
-    self._add(step=step, summary=summary_pb2.Summary(value=parts))
+    self._add(step=step, summary=_SUMMARY.Summary(value=parts))
     if time.monotonic() - self._flushed > _FLUSH_S:
       self._writer.flush()
       self._flushed = time.monotonic()
@@ -144,7 +147,7 @@ class _Events:
     self._writer.close()
 
   def _add(self, **parts: Any) -> None:
-    self._writer.write_event(event_pb2.Event(wall_time=time.time(), **parts))
+    self._writer.write_event(_EVENT.Event(wall_time=time.time(), **parts))
 
 
 @contextlib.contextmanager

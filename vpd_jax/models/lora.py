@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vpd_jax import trees
 from vpd_jax.models import layers
 
 # The settings of Hu et al., Visual Program Distillation, arXiv:2312.03052,
@@ -229,25 +228,6 @@ def options(section: Any) -> dict[str, Any]:
       f"model.lora={section!r} is no preset; there are {sorted(PRESETS)}."
     )
   return dict(PRESETS[section])
-
-
-def lowered(params: Any, dtype: str) -> Any:
-  """Parameters with the updates of stacks in the activations' dtype.
-
-  A projection casts them to it anyway. Where that is done before the loop over
-  layers, what the loop gathers of their gradients has that dtype too: the same
-  numbers in half the room.
-
-  Args:
-    params: nested dicts of arrays.
-    dtype: of the activations.
-  """
-  named = trees.flatten_with_names(params)
-  for name, leaf in named.items():
-    # A head's update, [D, R] without an axis of layers, is used in float32.
-    if is_update(name) and leaf.ndim > 2:
-      named[name] = leaf.astype(dtype)
-  return trees.unflatten_like(params, named)
 
 
 def is_update(name: str) -> bool:

@@ -52,8 +52,9 @@ def param_shardings(
       elif size % ways:
         raise ValueError(
           f"parameter {'/'.join(map(str, path))} of shape {shape} does not"
-          f" divide over mesh axis {_text(axis)} ({ways}); use a mesh where that"
-          f" divides {size}, or another sharding.strategy."
+          f" divide over mesh axis {_text(axis)} ({ways}); make that"
+          f" {' or '.join(map(str, mesh_lib.divisors(size)))}, or choose another"
+          " sharding.strategy."
         )
     return variable.replace(NamedSharding(mesh, PartitionSpec(*spec)))
 
@@ -194,8 +195,8 @@ def check_batch_size(batch_size: int, sharding: NamedSharding) -> None:
     low = batch_size // ways * ways
     options = " or ".join(str(n) for n in (low, low + ways) if n)
     raise ValueError(
-      f"input.batch_size={batch_size} does not divide over the mesh's batch"
-      f" axes ({ways} ways); try {options}."
+      f"input.batch_size={batch_size} does not divide over the mesh axes"
+      f" {_text(sharding.spec[0])} ({ways} ways); try {options}."
     )
 
 
