@@ -11,7 +11,7 @@ help:
 	@echo "make reproduce   three seeds, all arms, the longer table (hours)"
 	@echo "make base        trains the shipped base model anew (20 min)"
 	@echo "make test        environment with test extras, tests (8 to 18 min)"
-	@echo "make hosts       tests of training in several processes (2 min)"
+	@echo "make hosts       tests of training in several processes (3 min)"
 	@echo "make parity      our models against transformers', with a table"
 	@echo "make check       lint, format, types"
 

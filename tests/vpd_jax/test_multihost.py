@@ -14,7 +14,7 @@ from tests import configs
 from tests.vpd_jax import multihost
 from vpd_jax.logs import writer
 
-# In make hosts, which CI runs: two minutes or three.
+# In make hosts, which CI runs: three minutes or four.
 pytestmark = pytest.mark.hosts
 
 STEPS, EVERY = 6, 2
@@ -93,7 +93,7 @@ def one(base):
 def killed(base):
   """(workdir, ends, seconds to end) of two processes, the second of them killed."""
   workdir = base[0] / "two"
-  runs = _start(base, workdir, 2, 2, *_EVALUATED)
+  runs = _start(base, workdir, 2, 4, *_EVALUATED)
   deadline = time.monotonic() + 250
   # In the middle of the second save, if this process is in time to see it; the
   # evaluation at the end leaves time.
@@ -109,7 +109,7 @@ def killed(base):
 @pytest.fixture(scope="module")
 def two(base, killed):
   """(workdir, ends) of the same two processes, started again."""
-  return killed[0], _train(base, killed[0], 2, 2, *_EVALUATED)
+  return killed[0], _train(base, killed[0], 2, 4, *_EVALUATED)
 
 
 def _forget_last(workdir, copy):
@@ -142,7 +142,14 @@ def test_two_processes_learn_as_one_though_one_was_killed(one, two):
   assert json.loads((workdir / "training.json").read_text())["steps"] == STEPS
 
 
-@pytest.mark.parametrize("processes,devices", [(4, 1), (1, 2)])
+def test_four_processes_learn_as_one(base, one, tmp_path):
+  _train(base, tmp_path, 4, 1)
+  losses = _losses(tmp_path)
+  assert sorted(losses) == list(range(1, STEPS + 1))
+  _close(losses, _losses(one))
+
+
+@pytest.mark.parametrize("processes,devices", [(4, 2), (1, 4)])
 def test_checkpoint_goes_on_in_other_processes(
   base, one, two, tmp_path, processes, devices
 ):
@@ -166,9 +173,8 @@ def test_a_full_disk_ends_all_and_costs_one_save(base, one, two, tmp_path):
   assert time.monotonic() - start < 90, ends
   assert [code for code, _, _ in ends] == [1, 1], ends
   for _, _, stderr in ends:
-    assert re.search(
-      rf"cannot write a checkpoint .*\(step {STEPS - EVERY}\)", stderr
-    ), stderr
+    # Of the last steps or of the best one, whichever is first.
+    assert "cannot write a checkpoint to " in stderr, stderr
   ends = _train(base, workdir, 2, 2)
   assert f"resuming at step {STEPS - EVERY}" in ends[0][1]
   _close(_losses(workdir), _losses(one))
