@@ -86,6 +86,19 @@ def test_flags_can_say_where_an_experiment_runs(path, arg):
     config.distributed.num_processes = "two"
 
 
+def test_vpds_mixture_is_that_of_its_paper():
+  config = configs.load("pali3_vpd.py", "data=mixture")
+  config.data_dir = "elsewhere"
+  found = config.input.data.to_dict()
+  # Of 310.5 thousand questions, 150 have no rationale.
+  assert sum(x["weight"] for x in found.values()) == pytest.approx(310.5)
+  pair = found["vqav2"]["weight"] + found["ocr_vqa"]["weight"]
+  assert pair == pytest.approx(150)
+  for name, entry in found.items():
+    assert entry["dir"] == f"elsewhere/{name}" and entry["split"] == "train"
+  assert config.evaluators.validation.dir == "elsewhere/aokvqa"
+
+
 # Of docs and docstrings: each can be given as a flag, for every experiment.
 FLAGS = {
   "input.cache": True,
