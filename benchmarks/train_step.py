@@ -411,6 +411,7 @@ def lora_bytes() -> list[dict[str, Any]]:
       ("float32", {}),
       ("bfloat16", {}),
       ("bfloat16", {"moments_dtype": "bfloat16"}),
+      ("bfloat16", {"name": "adafactor", "min_factored": 8}),
       ("bfloat16", {"name": "lion", "momentum_dtype": "bfloat16"}),
     ):
       made = optim.make(
